@@ -154,3 +154,27 @@ var (
 	// ErrClosed: the store has been closed.
 	ErrClosed = errors.New("store is closed")
 )
+
+// ErrLocked: another process has the data directory open.
+var ErrLocked = errors.New("data directory is in use by another process")
+
+// Batch is what a [Watcher] delivers: events in revision order, or none when
+// it only reports progress. Every change of the watched range up to Revision
+// has been delivered with this batch or before it.
+type Batch struct {
+	Events   []Event
+	Revision int64
+}
+
+// Lease is a granted time to live.
+type Lease struct {
+	ID  int64
+	TTL int64 // seconds granted
+}
+
+// LeaseStatus is a lease as it stands now.
+type LeaseStatus struct {
+	Lease
+	Remaining int64    // seconds left, rounded up
+	Keys      [][]byte // keys attached, when asked for
+}
