@@ -1,0 +1,227 @@
+package crdt
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Bounds of what [DecodeRecord] accepts.
+const (
+	MaxKeyBytes     = 64 << 10
+	MaxValueBytes   = 64 << 20
+	maxNameBytes    = 4 << 10
+	maxPathsBytes   = 16 << 20
+	maxUnknownBytes = 1 << 20
+)
+
+// ErrMalformed reports bytes that are not a record.
+var ErrMalformed = errors.New("malformed record")
+
+// Field numbers of an encoded record, in protocol buffers wire format. A number
+// is never reused.
+const (
+	fieldKey protowire.Number = iota + 1
+	fieldValue
+	fieldDeleted
+	fieldOrigin
+	fieldSeq
+	fieldStamp
+	fieldParentOrigin
+	fieldParentSeq
+	fieldParentStamp
+	fieldCreate
+	fieldMod
+	fieldVersion
+	fieldLease
+	fieldDeadline
+	fieldUID
+	fieldAPIVersion
+	fieldPaths
+)
+
+// AppendRecord appends the encoding of r to b. Equal records encode equally.
+// The value comes last but for Unknown, so that a reader of the header alone
+// need not touch it.
+func AppendRecord(b []byte, r *Record) []byte {
+	b = appendBytes(b, fieldKey, r.Key)
+	if r.Deleted {
+		b = appendVarint(b, fieldDeleted, 1)
+	}
+	b = appendFixed(b, fieldOrigin, uint64(r.Dot.Origin))
+	b = appendVarint(b, fieldSeq, r.Dot.Seq)
+	b = appendFixed(b, fieldStamp, uint64(r.Stamp))
+	b = appendFixed(b, fieldParentOrigin, uint64(r.Parent.Origin))
+	b = appendVarint(b, fieldParentSeq, r.Parent.Seq)
+	b = appendFixed(b, fieldParentStamp, uint64(r.ParentStamp))
+	b = appendFixed(b, fieldCreate, uint64(r.Create))
+	b = appendFixed(b, fieldMod, uint64(r.Mod))
+	b = appendVarint(b, fieldVersion, uint64(r.Version))
+	b = appendVarint(b, fieldLease, uint64(r.Lease))
+	b = appendVarint(b, fieldDeadline, uint64(r.Deadline))
+	b = appendBytes(b, fieldUID, []byte(r.UID))
+	b = appendBytes(b, fieldAPIVersion, []byte(r.APIVersion))
+	b = appendBytes(b, fieldPaths, r.Paths)
+	b = appendBytes(b, fieldValue, r.Value)
+	return append(b, r.Unknown...)
+}
+
+func appendBytes(b []byte, n protowire.Number, v []byte) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, n, protowire.BytesType)
+	return protowire.AppendBytes(b, v)
+}
+
+func appendVarint(b []byte, n protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, n, protowire.VarintType)
+	return protowire.AppendVarint(b, v)
+}
+
+func appendFixed(b []byte, n protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, n, protowire.Fixed64Type)
+	return protowire.AppendFixed64(b, v)
+}
+
+// DecodeRecord decodes one record. The result shares memory with b. It fails
+// with [ErrMalformed] on bytes that are no record, break a bound or decode to a
+// record that is not valid; it never panics.
+func DecodeRecord(b []byte) (*Record, error) {
+	r := &Record{}
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, fmt.Errorf("decode record tag: %w: %w", ErrMalformed, protowire.ParseError(n))
+		}
+		m := protowire.ConsumeFieldValue(num, typ, b[n:])
+		if m < 0 {
+			return nil, fmt.Errorf("decode record field %d: %w: %w", num, ErrMalformed, protowire.ParseError(m))
+		}
+		field := b[:n+m]
+		known, err := r.decodeField(num, typ, field[n:])
+		if err != nil {
+			return nil, fmt.Errorf("decode record field %d: %w: %w", num, ErrMalformed, err)
+		}
+		if !known {
+			r.Unknown = append(r.Unknown, field...)
+			if len(r.Unknown) > maxUnknownBytes {
+				return nil, fmt.Errorf("decode record: %w: too many unknown fields", ErrMalformed)
+			}
+		}
+		b = b[n+m:]
+	}
+	if err := r.Valid(); err != nil {
+		return nil, fmt.Errorf("decode record: %w: %w", ErrMalformed, err)
+	}
+	return r, nil
+}
+
+// decodeField sets the field num from v, which holds exactly one well-formed
+// value of typ. It reports false for a field it does not know.
+func (r *Record) decodeField(num protowire.Number, typ protowire.Type, v []byte) (bool, error) {
+	switch typ {
+	case protowire.BytesType:
+		data, _ := protowire.ConsumeBytes(v)
+		return r.setBytes(num, data)
+	case protowire.VarintType:
+		u, _ := protowire.ConsumeVarint(v)
+		return r.setNumber(num, u, false)
+	case protowire.Fixed64Type:
+		u, _ := protowire.ConsumeFixed64(v)
+		return r.setNumber(num, u, true)
+	}
+	if num <= fieldPaths {
+		return false, errors.New("wrong wire type")
+	}
+	return false, nil
+}
+
+func (r *Record) setBytes(num protowire.Number, v []byte) (bool, error) {
+	limit := maxNameBytes
+	switch num {
+	case fieldKey:
+		limit, r.Key = MaxKeyBytes, v
+	case fieldValue:
+		limit, r.Value = MaxValueBytes, v
+	case fieldUID:
+		r.UID = string(v[:min(len(v), limit)])
+	case fieldAPIVersion:
+		r.APIVersion = string(v[:min(len(v), limit)])
+	case fieldPaths:
+		limit, r.Paths = maxPathsBytes, v
+	default:
+		if num <= fieldPaths {
+			return false, errors.New("wrong wire type")
+		}
+		return false, nil
+	}
+	if len(v) > limit {
+		return false, fmt.Errorf("%d bytes, at most %d allowed", len(v), limit)
+	}
+	return true, nil
+}
+
+func (r *Record) setNumber(num protowire.Number, v uint64, fixed bool) (bool, error) {
+	wantFixed := true
+	switch num {
+	case fieldOrigin:
+		r.Dot.Origin = Origin(v)
+	case fieldStamp:
+		r.Stamp = Stamp(v)
+	case fieldParentOrigin:
+		r.Parent.Origin = Origin(v)
+	case fieldParentStamp:
+		r.ParentStamp = Stamp(v)
+	case fieldCreate:
+		r.Create = Revision(v)
+	case fieldMod:
+		r.Mod = Revision(v)
+	default:
+		wantFixed = false
+		if known, err := r.setVarint(num, v); !known || err != nil {
+			return known, err
+		}
+	}
+	if fixed != wantFixed {
+		return false, errors.New("wrong wire type")
+	}
+	return true, nil
+}
+
+func (r *Record) setVarint(num protowire.Number, v uint64) (bool, error) {
+	switch num {
+	case fieldDeleted:
+		if v > 1 {
+			return false, errors.New("not a boolean")
+		}
+		r.Deleted = v == 1
+	case fieldSeq:
+		r.Dot.Seq = v
+	case fieldParentSeq:
+		r.Parent.Seq = v
+	case fieldVersion:
+		r.Version = int64(v)
+	case fieldLease:
+		r.Lease = int64(v)
+	case fieldDeadline:
+		if v > math.MaxInt64 {
+			return false, errors.New("deadline out of range")
+		}
+		r.Deadline = int64(v)
+	default:
+		if num <= fieldPaths {
+			return false, errors.New("wrong wire type")
+		}
+		return false, nil
+	}
+	return true, nil
+}
