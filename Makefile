@@ -1,0 +1,96 @@
+# Every target is one line in `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# sudo may hide a Go that is not in its secure_path.
+GO ?= $(firstword $(shell command -v go) $(wildcard /usr/local/go/bin/go /usr/lib/go/bin/go /snap/bin/go) go)
+export CGO_ENABLED := 0
+export GOTOOLCHAIN ?= auto
+
+TOOLS := $(CURDIR)/bin/tools
+GOLANGCI_LINT := v2.15.0
+TESTBED := bin/testbed
+SHIM := node/runtime/embedded/moot-shim.zst
+
+KUBE_VERSION = $(shell $(GO) list -m -f '{{.Version}}' k8s.io/kubernetes)
+MOOT_VERSION = $(shell sed -n 's/^const Version = "\(.*\)"/\1/p' node/version.go)
+KUBE_MINOR = $(word 2,$(subst ., ,$(KUBE_VERSION)))
+VERSION_PKG := k8s.io/component-base/version
+LDFLAGS = -s -w -X $(VERSION_PKG).gitVersion=$(KUBE_VERSION)+moot-$(MOOT_VERSION) \
+	-X $(VERSION_PKG).gitMajor=1 -X $(VERSION_PKG).gitMinor=$(KUBE_MINOR) \
+	-X $(VERSION_PKG).gitTreeState=clean
+
+# Packages that build without k8s.io/kubernetes: quick to test, fit for -race.
+PURE := ./ebpf/... ./gossip/crdt/... ./gossip/store/... ./gossip/etcd ./gossip/etcd/difftest/... ./node/pki/...
+FUZZTIME ?= 20s
+NODES ?= 1
+
+.PHONY: help build deps generate fmt lint test unit e2e race fuzz bench sim up down demo verify
+
+help: ## print this
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+deps: ## install what the host lacks through its package manager, and say so
+	@testbed/host-packages
+
+build: ## build bin/moot, bin/testbed and bin/kubectl
+	@$(MAKE) --no-print-directory $(SHIM)
+	@echo "building bin/moot (the first build takes 15 minutes or more on 2 cores)"
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/moot ./cmd/moot
+	$(GO) build -trimpath -o $(TESTBED) ./cmd/testbed
+	@ln -sfn moot bin/kubectl
+
+# The shim is small and static; it is packed into bin/moot. It is rebuilt each
+# time (cached by go), and replaced only when it changed, so that bin/moot is
+# not linked again for nothing.
+.PHONY: $(SHIM)
+$(SHIM):
+	@GO="$(GO)" node/runtime/embedded/build
+
+generate: ## generate code that is committed
+	$(GO) generate ./...
+
+fmt: ## format the code
+	gofmt -w $$(git ls-files '*.go')
+
+$(TOOLS)/golangci-lint-$(GOLANGCI_LINT):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+	@mv $(TOOLS)/golangci-lint $@
+
+lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## check the code's form and its import table
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$< run ./...
+
+test: deps build unit e2e ## build, then every test: unit, storage suite, differential, end to end
+
+unit: $(SHIM) ## tests that need no cluster
+	$(GO) test -count=1 -timeout 30m $$($(GO) list ./... | grep -v /testbed/e2e)
+
+e2e: ## one cluster of one node, end to end (root)
+	$(GO) test -count=1 -timeout 40m ./testbed/e2e
+
+race: ## the pure packages under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m $(PURE)
+
+fuzz: ## each fuzz target for FUZZTIME
+	@for pkg in $$($(GO) list ./gossip/...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+bench: deps build ## the rows of docs/BENCHMARKS.md (root)
+	@docs/bench
+
+up: deps build ## start a cluster in network namespaces, with a small web app (root)
+	$(TESTBED) up --nodes $(NODES)
+	$(TESTBED) demo
+
+down: ## end the cluster and leave nothing behind (root)
+	$(TESTBED) down
+
+demo: ## deploy the small web app into the running cluster (root)
+	$(TESTBED) demo
