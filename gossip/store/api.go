@@ -178,3 +178,6 @@ type LeaseStatus struct {
 	Remaining int64    // seconds left, rounded up
 	Keys      [][]byte // keys attached, when asked for
 }
+
+// ErrDamaged: a file of the store is damaged.
+var ErrDamaged = errors.New("store is damaged")

@@ -1,0 +1,48 @@
+package store
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+)
+
+func BenchmarkPut(b *testing.B) {
+	for _, writers := range []int{1, 64} {
+		for _, class := range []string{"pods", "events"} {
+			b.Run(fmt.Sprintf("writers=%d/%s", writers, class), func(b *testing.B) {
+				s, _ := start(b, testConfig(b))
+				value := make([]byte, 2000)
+				var n atomic.Int64
+				b.SetParallelism((writers + 1) / 2)
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						i := n.Add(1)
+						key := fmt.Appendf(nil, "/registry/%s/default/object-%d", class, i%1000)
+						_, err := s.Txn(b.Context(), Txn{Then: []Op{{Kind: OpPut, Key: key, Value: value}}})
+						if err != nil {
+							b.Fatal(err)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+func BenchmarkRange1000(b *testing.B) {
+	s, _ := start(b, testConfig(b))
+	for i := range 10000 {
+		key := fmt.Appendf(nil, "/registry/pods/default/object-%d", i)
+		if _, err := s.Txn(b.Context(), Txn{Then: []Op{{Kind: OpPut, Key: key, Value: make([]byte, 2000)}}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		res, err := s.Range(b.Context(), RangeRequest{Key: []byte("/registry/pods/"), End: []byte("/registry/pods0"), Limit: 1000})
+		if err != nil || len(res.KVs) != 1000 {
+			b.Fatal(len(res.KVs), err)
+		}
+	}
+}

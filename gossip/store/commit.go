@@ -1,0 +1,348 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// request is one write on its way through the committer: a transaction, or
+// something of the store's own.
+type request struct {
+	txn *Txn
+	do  func(*committer, *batch) error
+
+	res  TxnResult
+	err  error
+	done chan struct{} // closed when the outcome is durable and visible
+}
+
+// batch is what is committed together.
+type batch struct {
+	reqs    []*request
+	changes []*change
+	bytes   int
+	disk    *pebble.Batch // nil while nothing goes to disk
+	view    *view
+}
+
+// submit queues r and waits for its outcome. When ctx ends first the write may
+// still happen.
+func (s *Store) submit(ctx context.Context, r *request) error {
+	r.done = make(chan struct{})
+	select {
+	case s.queue <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.failure:
+		return s.failErr
+	case <-s.stop:
+		return ErrClosed
+	}
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.stopped:
+	case <-s.stop:
+		if s.running.Load() {
+			<-s.stopped
+		}
+	}
+	select {
+	case <-r.done:
+		return r.err
+	default:
+		return ErrClosed
+	}
+}
+
+// committer evaluates writes in order. Its fields belong to the goroutine that
+// runs it.
+type committer struct {
+	store *Store
+	head  head
+
+	rev       crdt.Revision // last issued
+	seq       uint64        // last issued to a durable change
+	memOrigin crdt.Origin   // of the changes kept in memory only, new at every start
+	memSeq    uint64
+	clock     crdt.Clock
+	reserved  ceiling
+	now       time.Time // when the present batch began
+
+	space   func() error // the disk has room, asked once per batch
+	garbage []int64      // revisions in the log that nobody needs
+	settled bool         // the history has been trimmed to the floor
+	scratch []byte
+}
+
+func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
+	return &committer{
+		store:    s,
+		head:     ld.head,
+		rev:      crdt.Revision(ld.head.rev),
+		seq:      reserved.seq,
+		clock:    ld.clock,
+		reserved: reserved,
+		settled:  true,
+	}
+}
+
+// begin reserves what the first revision needs and clears up after a
+// compaction that was cut short.
+func (c *committer) begin(garbage []version) error {
+	origin, err := drawOrigin()
+	if err != nil {
+		return err
+	}
+	c.memOrigin = origin
+	now := c.store.cfg.Now()
+	c.reserved = c.reserved.raise(c.rev, c.seq, now, c.store.cfg.RevisionReserve)
+	if err := c.store.db.Set(ceilingKey, encodeCeiling(c.reserved), pebble.Sync); err != nil {
+		return fmt.Errorf("reserve revisions: %w", err)
+	}
+	c.collect(garbage)
+	return c.sweep()
+}
+
+// release gives back what was reserved and not used. The committer must not be
+// used after.
+func (c *committer) release() error {
+	err := c.store.db.Set(ceilingKey, encodeCeiling(ceiling{rev: c.rev, seq: c.seq}), pebble.Sync)
+	if err != nil {
+		return fmt.Errorf("release revisions: %w", err)
+	}
+	return nil
+}
+
+// run commits what is queued, batch by batch, until ctx ends or the log fails.
+// Batches leave through out in order.
+func (c *committer) run(ctx context.Context, out chan<- *batch) (err error) {
+	defer c.refuse()
+	var b *batch
+	defer func() {
+		if p := recover(); p != nil {
+			if cause, ok := p.(error); !ok || !errors.Is(cause, errFatal) {
+				panic(p)
+			}
+			err = c.store.failErr
+			b.answer(err)
+		}
+	}()
+	for {
+		first, ok := c.next(ctx, out)
+		if !ok {
+			return nil
+		}
+		b = &batch{}
+		c.now = c.store.cfg.Now()
+		c.space = sync.OnceValue(c.store.space.check)
+		c.evaluate(b, first)
+		c.fill(b)
+		if err := c.seal(b); err != nil {
+			c.store.fail(err)
+			b.answer(err)
+			return err
+		}
+		changes := len(b.changes)
+		out <- b
+		b = nil
+		c.trim(trimBusy + 2*changes)
+	}
+}
+
+// next waits for a request, tidying up meanwhile.
+func (c *committer) next(ctx context.Context, out chan<- *batch) (*request, bool) {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, false
+		case r := <-c.store.queue:
+			return r, true
+		default:
+		}
+		if c.trim(trimIdle) {
+			if c.settled {
+				out <- &batch{view: c.head.freeze()} // lets the memory of the old view go
+			}
+			continue
+		}
+		if err := c.sweep(); err != nil {
+			c.store.cfg.Log.Warn("compacted revisions are not removed", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, false
+		case r := <-c.store.queue:
+			return r, true
+		case <-c.store.nudge:
+		}
+	}
+}
+
+// fill adds what else is queued to the batch, up to its bounds.
+func (c *committer) fill(b *batch) {
+	for b.bytes < c.store.cfg.BatchBytes && len(b.reqs) < c.store.cfg.QueueLength {
+		select {
+		case r := <-c.store.queue:
+			c.evaluate(b, r)
+		default:
+			return
+		}
+	}
+}
+
+// refuse answers what is still queued when the committer ends.
+func (c *committer) refuse() {
+	for {
+		select {
+		case r := <-c.store.queue:
+			r.err = ErrClosed
+			close(r.done)
+		default:
+			return
+		}
+	}
+}
+
+func (c *committer) evaluate(b *batch, r *request) {
+	b.reqs = append(b.reqs, r)
+	if r.do != nil {
+		r.err = r.do(c, b)
+		return
+	}
+	r.res, r.err = c.txn(b, r.txn)
+}
+
+// disk returns the part of the batch that goes to disk.
+func (c *committer) disk(b *batch) *pebble.Batch {
+	if b.disk == nil {
+		b.disk = c.store.db.NewBatch()
+	}
+	return b.disk
+}
+
+// must ends the process for an error that a batch in memory cannot have.
+func (c *committer) must(err error) {
+	if err != nil {
+		panic(fmt.Sprintf("store: add to batch: %v", err))
+	}
+}
+
+// append gives a change its place in history and adds it to the batch, the
+// index and, if its class says so, the disk.
+func (c *committer) append(b *batch, r *crdt.Record, cls class, last, replaced *version) {
+	c.rev = c.rev.Next(c.now, c.store.cfg.Node)
+	c.clock, r.Stamp = c.clock.Tick(c.now)
+	r.Mod = c.rev
+	if cls.durable {
+		c.seq++
+		r.Dot = crdt.Dot{Origin: c.store.origin, Seq: c.seq}
+	} else {
+		c.memSeq++
+		r.Dot = crdt.Dot{Origin: c.memOrigin, Seq: c.memSeq}
+	}
+	if last != nil {
+		r.Parent, r.ParentStamp = last.dot, last.stamp
+	}
+	if !r.Deleted {
+		r.Create, r.Version = r.Mod, 1
+		if replaced != nil {
+			r.Create, r.Version = crdt.Revision(replaced.create), replaced.version+1
+		}
+		if r.Lease != 0 {
+			c.lease(b, r, cls)
+		}
+	}
+	if replaced != nil && replaced.lease != 0 && replaced.lease != r.Lease {
+		c.store.lessor.detach(replaced.lease, r.Key)
+	}
+	if cls.durable {
+		c.scratch = crdt.AppendRecord(c.scratch[:0], r)
+		c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))
+		c.store.recent.add(r)
+	}
+	b.changes = append(b.changes, &change{rec: r, prev: replaced})
+	b.bytes += len(r.Key) + len(r.Value)
+	c.head.add(r.Key, newVersion(r, cls))
+}
+
+// delete appends the delete of a key that exists, last being its newest
+// version.
+func (c *committer) delete(b *batch, key []byte, last *version) {
+	c.append(b, &crdt.Record{Key: key, Deleted: true}, classOf(key), last, last)
+}
+
+// seal starts the batch on its way to disk and fixes the view it makes.
+func (c *committer) seal(b *batch) error {
+	cfg := &c.store.cfg
+	covered := c.reserved.covers(c.rev, c.seq)
+	if !covered || b.disk != nil && c.reserved.low(c.rev, c.seq, c.now, cfg.RevisionReserve) {
+		c.reserved = c.reserved.raise(c.rev, c.seq, c.now, cfg.RevisionReserve)
+		c.must(c.disk(b).Set(ceilingKey, encodeCeiling(c.reserved), nil))
+	}
+	c.bound()
+	b.view = c.head.freeze()
+	if b.disk == nil {
+		return nil
+	}
+	if err := c.store.db.ApplyNoSyncWait(b.disk, pebble.Sync); err != nil {
+		return fmt.Errorf("write log: %w", err)
+	}
+	return nil
+}
+
+// publish waits for each batch to be durable, makes it visible and answers its
+// callers, until batches is closed.
+func (s *Store) publish(batches <-chan *batch) error {
+	var failed error
+	for b := range batches {
+		if failed == nil && b.disk != nil {
+			if err := b.disk.SyncWait(); err != nil {
+				failed = fmt.Errorf("sync log: %s", oneLine(err.Error()))
+				s.fail(failed)
+			} else {
+				failed = b.disk.Close()
+			}
+		}
+		if failed != nil {
+			b.answer(failed)
+			continue
+		}
+		if old := s.view.Swap(b.view); old.floor != b.view.floor {
+			s.nudgeCommitter() // what only the old view needed may go
+		}
+		s.recent.shrink(b.view.rev)
+		s.hub.publish(b.changes, b.view.rev)
+		b.answer(nil)
+	}
+	return failed
+}
+
+func (s *Store) nudgeCommitter() {
+	select {
+	case s.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// answer tells the callers that the batch is done, or that it failed.
+func (b *batch) answer(err error) {
+	if b == nil {
+		return
+	}
+	for _, r := range b.reqs {
+		if err != nil {
+			r.err = err
+		}
+		close(r.done)
+	}
+}

@@ -1,0 +1,127 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// History entries trimmed at a time: after each batch of writes, and while
+// nothing else is to do.
+const (
+	trimBusy = 256
+	trimIdle = 2048
+)
+
+// sweepBatch is the number of revisions removed from disk in one batch.
+const sweepBatch = 4096
+
+// Compact gives up the past before rev: reads and watches before it get
+// [ErrCompacted] from now on, and what only they need is removed in the
+// background. It fails with [ErrCompacted] when that has happened already and
+// with [ErrFutureRevision] when rev has not.
+func (s *Store) Compact(ctx context.Context, rev int64) error {
+	return s.submit(ctx, &request{do: func(c *committer, _ *batch) error {
+		switch {
+		case rev <= c.head.floor:
+			return ErrCompacted
+		case rev > c.head.rev:
+			return ErrFutureRevision
+		}
+		c.setFloor(rev)
+		return nil
+	}})
+}
+
+func (c *committer) setFloor(rev int64) {
+	c.head.floor = rev
+	c.settled = false
+}
+
+// bound moves the floor up when the history has outgrown its bounds, leaving
+// some room so that it does not happen with every write.
+func (c *committer) bound() {
+	h, cfg := &c.head, &c.store.cfg
+	if len(h.history) <= cfg.HistoryEntries && h.historyBytes <= cfg.HistoryBytes {
+		return
+	}
+	n := max(0, len(h.history)-cfg.HistoryEntries+cfg.HistoryEntries/8)
+	bytes := h.historyBytes
+	for i := range h.history {
+		if i >= n && bytes <= cfg.HistoryBytes-cfg.HistoryBytes/8 {
+			n = i
+			break
+		}
+		bytes -= int64(h.history[i].size)
+		n = max(n, i)
+	}
+	if rev := h.history[min(n, len(h.history)-1)].rev; rev > h.floor {
+		c.setFloor(rev)
+	}
+}
+
+// trim takes up to limit changes before the floor out of the history. It
+// reports whether it got anywhere: reads under way may hold it up.
+func (c *committer) trim(limit int) bool {
+	if c.settled {
+		return false
+	}
+	// Not beyond the floor that readers see.
+	floor := c.store.view.Load().floor
+	force := int64(0)
+	if len(c.head.history) > 2*c.store.cfg.HistoryEntries {
+		force = floor
+	}
+	before := len(c.head.history)
+	to := c.store.pins.trim(floor, force)
+	garbage, done := c.head.trim(to, limit)
+	c.collect(garbage)
+	c.settled = done && to == c.head.floor
+	return c.settled || len(c.head.history) < before
+}
+
+// collect notes which of the versions are to be removed from disk.
+func (c *committer) collect(garbage []version) {
+	for i := range garbage {
+		if garbage[i].rec == nil {
+			c.garbage = append(c.garbage, garbage[i].rev)
+		}
+	}
+	if len(c.garbage) >= sweepBatch {
+		if err := c.sweep(); err != nil {
+			c.store.cfg.Log.Warn("compacted revisions are not removed", "err", err)
+		}
+	}
+}
+
+// sweep removes the garbage from disk, together with the floor that makes it
+// garbage. It does not wait for the disk: losing both in a crash is harmless.
+func (c *committer) sweep() error {
+	for len(c.garbage) > 0 {
+		if !c.store.space.spare() {
+			return nil
+		}
+		n := min(len(c.garbage), sweepBatch)
+		if err := c.sweepSome(c.garbage[:n]); err != nil {
+			return err
+		}
+		c.garbage = c.garbage[n:]
+	}
+	c.garbage = nil
+	return nil
+}
+
+func (c *committer) sweepSome(revs []int64) (err error) {
+	b := c.store.db.NewBatch()
+	defer func() { err = errors.Join(err, b.Close()) }()
+	c.must(b.Set(floorKey, encodeNumber(c.head.floor), nil))
+	for _, rev := range revs {
+		c.must(b.Delete(numberKey(logPrefix, rev), nil))
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		return fmt.Errorf("remove compacted revisions: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,127 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// Keys of the log. Numbers are big-endian so that they sort.
+const (
+	logPrefix   = 'l' // revision → record
+	leasePrefix = 'e' // lease → granted seconds
+)
+
+var (
+	formatKey  = []byte("mformat")  // layout of the log
+	ceilingKey = []byte("mceiling") // what is reserved
+	floorKey   = []byte("mfloor")   // revision compacted to
+)
+
+// formatVersion is the layout this code writes.
+const formatVersion = 1
+
+func numberKey(prefix byte, n int64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{prefix}, uint64(n))
+}
+
+func encodeCeiling(c ceiling) []byte {
+	b := protowire.AppendFixed64(make([]byte, 0, 16), uint64(c.rev))
+	return protowire.AppendFixed64(b, c.seq)
+}
+
+func decodeCeiling(b []byte) (ceiling, error) {
+	if len(b) != 16 {
+		return ceiling{}, fmt.Errorf("decode ceiling: %d bytes, want 16", len(b))
+	}
+	return ceiling{
+		rev: crdt.Revision(binary.LittleEndian.Uint64(b)),
+		seq: binary.LittleEndian.Uint64(b[8:]),
+	}, nil
+}
+
+func encodeNumber(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
+
+func decodeNumber(b []byte) (int64, error) {
+	if len(b) != 8 {
+		return 0, fmt.Errorf("decode number: %d bytes, want 8", len(b))
+	}
+	return int64(binary.BigEndian.Uint64(b)), nil
+}
+
+// getBytes returns a copy of what key holds, nil when it is absent.
+func getBytes(db *pebble.DB, key []byte) ([]byte, error) {
+	v, closer, err := db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	b := append(make([]byte, 0, len(v)), v...)
+	return b, closer.Close()
+}
+
+// logOptions tunes Pebble for a small store that must be silent when idle:
+// little memory, one compaction at a time, no compaction that reads trigger.
+func logOptions(cfg Config, cache *pebble.Cache, log *pebbleLog) *pebble.Options {
+	opts := &pebble.Options{
+		FS:                          cfg.FS,
+		Cache:                       cache,
+		MemTableSize:                uint64(cfg.MemTableBytes),
+		MemTableStopWritesThreshold: 3,
+		MaxOpenFiles:                200,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       24,
+		LBaseMaxBytes:               32 << 20,
+		FormatMajorVersion:          pebble.FormatNewest,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
+		Logger:                      log,
+		EventListener: &pebble.EventListener{
+			BackgroundError: func(err error) { log.Errorf("%v", err) },
+			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				log.Errorf("damaged file %s: %v", info.Path, info.Details)
+			},
+		},
+	}
+	opts.Experimental.ReadSamplingMultiplier = -1
+	opts.EnsureDefaults()
+	return opts
+}
+
+// pebbleLog passes Pebble's messages on. A fatal one means that the database
+// can take no more writes; the store stops then, it does not end the process.
+type pebbleLog struct {
+	log  *slog.Logger
+	fail func(error)
+}
+
+// errFatal is what a fatal error of a commit unwinds the committer with.
+var errFatal = errors.New("log cannot be written")
+
+func (l *pebbleLog) Infof(string, ...any) {}
+
+func (l *pebbleLog) Errorf(format string, args ...any) {
+	l.log.Warn("log reports an error", "err", oneLine(fmt.Sprintf(format, args...)))
+}
+
+// Fatalf never returns, as its callers count on. The committer is unwound by a
+// panic that it recovers from; a goroutine of Pebble's own stays here.
+func (l *pebbleLog) Fatalf(format string, args ...any) {
+	l.fail(fmt.Errorf("write log: %s", oneLine(fmt.Sprintf(format, args...))))
+	if strings.HasPrefix(format, "pebble: fatal commit error") {
+		panic(errFatal)
+	}
+	select {}
+}
+
+func oneLine(s string) string {
+	return strings.Join(strings.Fields(s), " ")
+}

@@ -1,0 +1,312 @@
+package store
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// Open opens the store in cfg.Dir, making it when it is not there, and reads
+// its index into memory. The store starts no goroutine of its own; call
+// [Store.Run] to serve writes and [Store.Close] when done with it.
+//
+// It fails with [ErrLocked] when another process has the directory, and with
+// [ErrDamaged] when a file cannot be read. It repairs nothing and deletes
+// nothing.
+func Open(cfg Config) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if err := cfg.FS.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	lock, err := lockDir(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s, err := open(cfg, lock)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return s, nil
+}
+
+func lockDir(cfg Config) (*pebble.Lock, error) {
+	lock, err := pebble.LockDirectory(cfg.Dir, cfg.FS)
+	switch {
+	case err == nil:
+		return lock, nil
+	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES) && os.Geteuid() == 0,
+		strings.Contains(err.Error(), "lock held by current process"):
+		return nil, fmt.Errorf("open store %s: %w", cfg.Dir, ErrLocked)
+	default:
+		return nil, fmt.Errorf("lock store %s: %w", cfg.Dir, err)
+	}
+}
+
+func open(cfg Config, lock *pebble.Lock) (*Store, error) {
+	s := &Store{
+		cfg:     cfg,
+		lock:    lock,
+		recent:  newRecent(cfg.RecentBytes),
+		hub:     newHub(),
+		queue:   make(chan *request, cfg.QueueLength),
+		failure: make(chan struct{}),
+		nudge:   make(chan struct{}, 1),
+		stop:    make(chan struct{}),
+		stopped: make(chan struct{}),
+		space: &space{
+			fs: cfg.FS, dir: cfg.Dir, min: cfg.MinFreeBytes, ballast: cfg.BallastBytes, log: cfg.Log,
+		},
+	}
+	s.pins = pins{held: make(map[int64]int), nudge: s.nudgeCommitter}
+	var err error
+	if s.origin, err = openOrigin(cfg.FS, cfg.Dir); err != nil {
+		return nil, err
+	}
+	s.space.prepare()
+	if cfg.BallastBytes > 0 {
+		cfg.FS = vfs.OnDiskFull(cfg.FS, s.space.release)
+	}
+	s.cache = pebble.NewCache(cfg.CacheBytes)
+	log := &pebbleLog{log: cfg.Log, fail: s.fail}
+	logDir := cfg.FS.PathJoin(cfg.Dir, "log")
+	if s.db, err = openLog(logDir, logOptions(cfg, s.cache, log)); err != nil {
+		s.cache.Unref()
+		return nil, damaged(logDir, err)
+	}
+	if err := s.unlessFatal(s.load); err != nil {
+		defer s.cache.Unref()
+		if s.failed() {
+			return nil, damaged(logDir, err)
+		}
+		return nil, errors.Join(damaged(logDir, err), s.db.Close())
+	}
+	return s, nil
+}
+
+// damaged says which file is damaged and what to do about it.
+func damaged(dir string, err error) error {
+	if errors.Is(err, ErrNoSpace) || errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("open store log %s: %w: free some space and start again", dir, ErrNoSpace)
+	}
+	return fmt.Errorf("open store log %s: %w: %s: restore the directory from a backup, or move it aside to start empty",
+		dir, ErrDamaged, oneLine(err.Error()))
+}
+
+// openLog opens Pebble, which panics on some kinds of damage.
+func openLog(dir string, opts *pebble.Options) (db *pebble.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v", p)
+		}
+	}()
+	return pebble.Open(dir, opts)
+}
+
+// load reads the log into a fresh committer.
+func (s *Store) load() error {
+	now := s.cfg.Now()
+	if err := s.checkFormat(); err != nil {
+		return err
+	}
+	var reserved ceiling
+	if b, err := getBytes(s.db, ceilingKey); err != nil {
+		return err
+	} else if b != nil {
+		if reserved, err = decodeCeiling(b); err != nil {
+			return err
+		}
+	}
+	ld := &loader{
+		head:   head{view: view{items: newTree()}},
+		origin: s.origin,
+		rev:    reserved.rev,
+		seq:    reserved.seq,
+	}
+	if b, err := getBytes(s.db, floorKey); err != nil {
+		return err
+	} else if b != nil {
+		if ld.head.floor, err = decodeNumber(b); err != nil {
+			return err
+		}
+	}
+	garbage, err := ld.readLog(s.db)
+	if err != nil {
+		return err
+	}
+	reserved.rev, reserved.seq = max(reserved.rev, ld.rev), max(reserved.seq, ld.seq)
+	boot := reserved.firstRevision(now, s.cfg.Node)
+	ld.head.rev, ld.head.boot = int64(boot), int64(boot)
+	if s.lessor, err = ld.openLeases(s.db, s.cfg.Now); err != nil {
+		return err
+	}
+	s.committer = newCommitter(s, ld, reserved)
+	if err := s.committer.begin(garbage); err != nil {
+		return err
+	}
+	s.view.Store(ld.head.freeze())
+	s.hub.rev = ld.head.rev
+	s.pins.trimmed = ld.head.floor
+	return nil
+}
+
+func (s *Store) checkFormat() error {
+	b, err := getBytes(s.db, formatKey)
+	if err != nil {
+		return err
+	}
+	if b == nil {
+		return s.db.Set(formatKey, encodeNumber(formatVersion), pebble.NoSync)
+	}
+	n, err := decodeNumber(b)
+	if err != nil {
+		return err
+	}
+	if n != formatVersion {
+		return fmt.Errorf("its format is %d and this version reads %d", n, formatVersion)
+	}
+	return nil
+}
+
+// loader rebuilds the index from the log.
+type loader struct {
+	head   head
+	origin crdt.Origin
+	rev    crdt.Revision // highest revision seen
+	seq    uint64        // highest sequence of origin seen
+	clock  crdt.Clock
+}
+
+// readLog adds every record of the log to the index. It returns the versions
+// that a compaction cut short left behind.
+func (l *loader) readLog(db *pebble.DB) ([]version, error) {
+	iter, err := db.NewIter(&pebble.IterOptions{
+		LowerBound: []byte{logPrefix}, UpperBound: []byte{logPrefix + 1},
+	})
+	if err != nil {
+		return nil, err
+	}
+	for ok := iter.First(); ok; ok = iter.Next() {
+		if err := l.addRecord(iter); err != nil {
+			return nil, errors.Join(err, iter.Close())
+		}
+	}
+	if err := errors.Join(iter.Error(), iter.Close()); err != nil {
+		return nil, err
+	}
+	return l.sweep(), nil
+}
+
+func (l *loader) addRecord(iter *pebble.Iterator) error {
+	value, err := iter.ValueAndErr()
+	if err != nil {
+		return err
+	}
+	rec, err := crdt.DecodeRecord(value)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(iter.Key(), numberKey(logPrefix, int64(rec.Mod))) {
+		return fmt.Errorf("record of revision %d is at key %x", rec.Mod, iter.Key())
+	}
+	l.head.add(bytes.Clone(rec.Key), newVersion(rec, durable))
+	l.rev = max(l.rev, rec.Mod)
+	l.clock.High = max(l.clock.High, rec.Stamp)
+	if rec.Dot.Origin == l.origin {
+		l.seq = max(l.seq, rec.Dot.Seq)
+	}
+	return nil
+}
+
+// sweep takes out of the index and the history what a read at or after the
+// floor does not need.
+func (l *loader) sweep() []version {
+	garbage, _ := l.head.trim(l.head.floor, len(l.head.history))
+	// The history was longer than what a view keeps; let go of the rest.
+	l.head.history = append([]entry(nil), l.head.history...)
+	return garbage
+}
+
+// openOrigin reads the incarnation of the directory, or draws one at the first
+// start.
+func openOrigin(fs vfs.FS, dir string) (crdt.Origin, error) {
+	path := fs.PathJoin(dir, "ORIGIN")
+	f, err := fs.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return newOriginFile(fs, dir, path)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("open origin: %w", err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 64))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return 0, fmt.Errorf("read origin %s: %w", path, err)
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 16, 64)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("read origin %s: %w: it holds no origin: restore it from a backup, or remove the file to begin a new incarnation",
+			path, ErrDamaged)
+	}
+	return crdt.Origin(n), nil
+}
+
+func newOriginFile(fs vfs.FS, dir, path string) (crdt.Origin, error) {
+	origin, err := drawOrigin()
+	if err != nil {
+		return 0, err
+	}
+	if err := writeFile(fs, dir, path, origin.String()+"\n"); err != nil {
+		return 0, fmt.Errorf("write origin: %w", err)
+	}
+	return origin, nil
+}
+
+// drawOrigin returns a random origin.
+func drawOrigin() (crdt.Origin, error) {
+	for {
+		var b [8]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return 0, fmt.Errorf("draw origin: %w", err)
+		}
+		if n := binary.LittleEndian.Uint64(b[:]); n != 0 {
+			return crdt.Origin(n), nil
+		}
+	}
+}
+
+// writeFile writes a small file so that it is either whole or not there.
+func writeFile(fs vfs.FS, dir, path, text string) error {
+	tmp := path + ".tmp"
+	f, err := fs.Create(tmp, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte(text))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := fs.Rename(tmp, path); err != nil {
+		return err
+	}
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

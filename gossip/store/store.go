@@ -1,0 +1,257 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// Store is a multi-version key-value store. Its methods may be called from
+// many goroutines. Writes are served while [Store.Run] runs; reads and watches
+// from [Open] to [Store.Close].
+type Store struct {
+	cfg    Config
+	origin crdt.Origin // of the durable changes
+	db     *pebble.DB
+	cache  *pebble.Cache
+	lock   *pebble.Lock
+	space  *space
+
+	view   atomic.Pointer[view] // what is visible
+	recent *recent
+	pins   pins
+	hub    *hub
+	lessor *lessor
+
+	queue     chan *request
+	committer *committer // owned by Run once it runs
+
+	gate    sync.RWMutex // held for reading while the log is read
+	closing bool         // under gate: Close has been called
+	closed  bool         // under gate: the log is closed
+
+	failure  chan struct{} // closed when the log can take no more writes
+	failOnce sync.Once
+	failErr  error // set before failure is closed
+
+	nudge   chan struct{} // compaction may have got something to do
+	stop    chan struct{} // closed by Close
+	stopped chan struct{} // closed when Run has returned
+	running atomic.Bool   // Run has been called
+}
+
+// Run serves writes until ctx ends, the store is closed or the log fails. It
+// owns the committer, the publisher and the lease expiry, and may be called
+// once. It returns nil when it was asked to end.
+func (s *Store) Run(ctx context.Context) error {
+	if err := s.start(); err != nil {
+		return err
+	}
+	defer close(s.stopped)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer cancel()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.stop:
+			return nil
+		case <-s.failure:
+			return fmt.Errorf("run store: %w", s.failErr)
+		}
+	})
+	batches := make(chan *batch, 1)
+	group.Go(func() error {
+		defer close(batches)
+		return s.committer.run(ctx, batches)
+	})
+	group.Go(func() error { return s.publish(batches) })
+	group.Go(func() error { return s.lessor.run(ctx, s.expire) })
+	return group.Wait()
+}
+
+func (s *Store) start() error {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if s.closing {
+		return ErrClosed
+	}
+	if s.running.Swap(true) {
+		return errors.New("run store: already run")
+	}
+	return nil
+}
+
+// Close ends Run, waits for it and closes the files. Reads under way finish;
+// later calls get [ErrClosed].
+func (s *Store) Close() error {
+	s.gate.Lock()
+	if !s.closing {
+		s.closing = true
+		close(s.stop)
+	}
+	s.gate.Unlock()
+	if s.running.Load() {
+		<-s.stopped
+	}
+	s.hub.close()
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	defer s.cache.Unref()
+	if s.failed() {
+		// The log is stuck in a failed write; the next start recovers it.
+		return s.lock.Close()
+	}
+	err := s.unlessFatal(func() error {
+		return errors.Join(s.committer.release(), s.db.Flush())
+	})
+	if s.failed() {
+		return errors.Join(err, s.lock.Close())
+	}
+	err = errors.Join(err, s.db.Close(), s.lock.Close())
+	if err != nil {
+		return fmt.Errorf("close store: %w", err)
+	}
+	return nil
+}
+
+// Revision returns the newest visible revision.
+func (s *Store) Revision() int64 { return s.view.Load().rev }
+
+// CompactRevision returns the revision before which the past is refused.
+func (s *Store) CompactRevision() int64 { return s.view.Load().floor }
+
+// Origin returns the incarnation of the data directory.
+func (s *Store) Origin() crdt.Origin { return s.origin }
+
+// Size returns the bytes the store takes on disk.
+func (s *Store) Size() int64 {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.closed || s.failed() {
+		return 0
+	}
+	return int64(s.db.Metrics().DiskSpaceUsage())
+}
+
+func (s *Store) fail(err error) {
+	s.failOnce.Do(func() {
+		s.failErr = err
+		close(s.failure)
+	})
+}
+
+// unlessFatal runs fn and turns a fatal error of the log into a returned one.
+func (s *Store) unlessFatal(fn func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			if cause, ok := p.(error); !ok || !errors.Is(cause, errFatal) {
+				panic(p)
+			}
+			err = s.failErr
+		}
+	}()
+	return fn()
+}
+
+func (s *Store) failed() bool {
+	select {
+	case <-s.failure:
+		return true
+	default:
+		return false
+	}
+}
+
+// errMissing: the log does not hold the revision any more.
+var errMissing = errors.New("revision is not in the log")
+
+// record returns the change that made v. It fails with errMissing when it has
+// been compacted away meanwhile.
+func (s *Store) record(v *version) (*crdt.Record, error) {
+	if v.rec != nil {
+		return v.rec, nil
+	}
+	if r := s.recent.get(v.rev); r != nil {
+		return r, nil
+	}
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	b, err := getBytes(s.db, numberKey(logPrefix, v.rev))
+	if err != nil {
+		return nil, fmt.Errorf("read revision %d: %s: %w", v.rev, oneLine(err.Error()), ErrDamaged)
+	}
+	if b == nil {
+		return nil, errMissing
+	}
+	r, err := crdt.DecodeRecord(b)
+	if err != nil {
+		return nil, fmt.Errorf("read revision %d: %w: %w", v.rev, err, ErrDamaged)
+	}
+	return r, nil
+}
+
+// pins counts the revisions that reads under way need, so that compaction
+// leaves them on disk.
+type pins struct {
+	mu      sync.Mutex
+	held    map[int64]int
+	trimmed int64  // what only reads before this needed may be gone
+	waiting bool   // compaction is held up by a pin
+	nudge   func() // called when compaction may go on
+}
+
+// hold pins rev. It reports false when it may be gone already.
+func (p *pins) hold(rev int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if rev < p.trimmed {
+		return false
+	}
+	p.held[rev]++
+	return true
+}
+
+func (p *pins) release(rev int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held[rev]--; p.held[rev] > 0 {
+		return
+	}
+	delete(p.held, rev)
+	if p.waiting {
+		p.waiting = false
+		p.nudge()
+	}
+}
+
+// trim announces that what only reads before to need is about to go, and
+// returns how far that is allowed now. Beyond force pins are ignored.
+func (p *pins) trim(to, force int64) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting = false
+	for rev := range p.held {
+		if rev < to {
+			to, p.waiting = rev, true
+		}
+	}
+	p.trimmed = max(p.trimmed, to, force)
+	return p.trimmed
+}
