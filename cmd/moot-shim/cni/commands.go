@@ -1,0 +1,186 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+	"github.com/containernetworking/plugins/pkg/ip"
+	"github.com/containernetworking/plugins/pkg/ns"
+)
+
+// add connects a sandbox. A failure takes back all that was done before it.
+func add(args *skel.CmdArgs) (err error) {
+	n, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	netns, err := ns.GetNS(args.Netns)
+	if err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	defer func() { _ = netns.Close() }()
+
+	ips, err := n.allocate(args.ContainerID, args.IfName)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.disconnect(args.ContainerID, args.IfName, args.Netns))
+		}
+	}()
+	result := &current.Result{CNIVersion: current.ImplementedSpecVersion, IPs: ips}
+	if err := ip.EnableForward(ips); err != nil {
+		return fmt.Errorf("enable forwarding: %w", err)
+	}
+	if err := n.connect(netns, args.IfName, result); err != nil {
+		return err
+	}
+	fw, err := newFirewall()
+	if err != nil {
+		return err
+	}
+	if err := n.ensureMasquerade(fw); err != nil {
+		return err
+	}
+	if err := fw.forward(args.ContainerID, ips, n.ports); err != nil {
+		return err
+	}
+	return types.PrintResult(result, n.version)
+}
+
+// del disconnects a sandbox; what is gone already is no error.
+func del(args *skel.CmdArgs) error {
+	n, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	return n.disconnect(args.ContainerID, args.IfName, args.Netns)
+}
+
+func (n *network) disconnect(containerID, ifName, netnsPath string) error {
+	var errs []error
+	if netnsPath != "" {
+		errs = append(errs, removeLink(netnsPath, ifName))
+	}
+	fw, err := newFirewall()
+	if err == nil {
+		err = fw.unforward(func(id string) bool { return id == containerID })
+	}
+	errs = append(errs, err)
+	// The address last: while anything still points at it, nobody else may
+	// have it.
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return n.release(containerID, ifName)
+}
+
+func removeLink(netnsPath, ifName string) error {
+	err := ns.WithNetNSPath(netnsPath, func(ns.NetNS) error {
+		err := ip.DelLinkByName(ifName)
+		if errors.Is(err, ip.ErrLinkNotFound) {
+			return nil
+		}
+		return err
+	})
+	if _, gone := errors.AsType[ns.NSPathNotExistErr](err); gone {
+		return nil
+	}
+	if _, notNS := errors.AsType[ns.NSPathNotNSErr](err); notNS {
+		return nil // an unmounted bind target: the namespace went with a reboot
+	}
+	if err != nil {
+		return fmt.Errorf("remove link: %w", err)
+	}
+	return nil
+}
+
+// check compares a sandbox with the result that add gave.
+func check(args *skel.CmdArgs) error {
+	n, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	if err := version.ParsePrevResult(n.prev); err != nil {
+		return fmt.Errorf("parse previous result: %w", err)
+	}
+	if n.prev.PrevResult == nil {
+		return errors.New("check network: no previous result")
+	}
+	result, err := current.NewResultFromResult(n.prev.PrevResult)
+	if err != nil {
+		return fmt.Errorf("convert previous result: %w", err)
+	}
+	return ns.WithNetNSPath(args.Netns, func(ns.NetNS) error {
+		return checkLink(args.IfName, result.IPs)
+	})
+}
+
+func checkLink(ifName string, want []*current.IPConfig) error {
+	link, err := net.InterfaceByName(ifName)
+	if err != nil {
+		return fmt.Errorf("find interface %s: %w", ifName, err)
+	}
+	if link.Flags&net.FlagUp == 0 {
+		return fmt.Errorf("interface %s is down", ifName)
+	}
+	addrs, err := link.Addrs()
+	if err != nil {
+		return fmt.Errorf("list addresses of %s: %w", ifName, err)
+	}
+	for _, w := range want {
+		if !slices.ContainsFunc(addrs, func(a net.Addr) bool {
+			ipnet, ok := a.(*net.IPNet)
+			return ok && ipnet.IP.Equal(w.Address.IP)
+		}) {
+			return fmt.Errorf("interface %s lacks address %s", ifName, w.Address.IP)
+		}
+	}
+	return nil
+}
+
+// collect frees what belongs to no valid attachment.
+func collect(args *skel.CmdArgs) error {
+	n, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	held, err := n.attachments()
+	if err != nil {
+		return err
+	}
+	valid := func(id string) bool {
+		return slices.ContainsFunc(n.valid, func(a types.GCAttachment) bool { return a.ContainerID == id })
+	}
+	fw, err := newFirewall()
+	if err != nil {
+		return err
+	}
+	errs := []error{fw.unforward(func(id string) bool { return !valid(id) })}
+	for _, a := range held {
+		if !valid(a.ContainerID) {
+			errs = append(errs, n.release(a.ContainerID, a.IfName))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// status says whether an add could succeed.
+func status(args *skel.CmdArgs) error {
+	n, err := parse(args.StdinData)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(n.dataDir, 0o755); err != nil {
+		return types.NewError(50, "address store is not writable", err.Error())
+	}
+	return nil
+}

@@ -1,0 +1,217 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"syscall"
+
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+)
+
+// tableName is the plugin's table, once for IPv4 and once for IPv6. Nobody
+// else writes to it, so that a change is one transaction that needs no lock.
+const tableName = "moot_cni"
+
+// family is the part of the rules that differs between IPv4 and IPv6.
+type family struct {
+	table      *nftables.Table
+	protocol   uint32 // NFPROTO_*
+	size       uint32 // bytes in an address
+	srcOffset  uint32 // of the source in the network header
+	dstOffset  uint32
+	multicast  *net.IPNet
+	masquerade *nftables.Chain
+	hairpin    *nftables.Chain
+	inbound    *nftables.Chain // host ports, packets from outside
+	local      *nftables.Chain // host ports, packets from this node
+}
+
+// firewall edits the plugin's tables over netlink.
+type firewall struct {
+	conn     *nftables.Conn
+	families []*family
+}
+
+func newFirewall() (*firewall, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	v4 := &family{
+		table:    &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4},
+		protocol: syscall.AF_INET, size: net.IPv4len, srcOffset: 12, dstOffset: 16,
+		multicast: &net.IPNet{IP: net.IPv4(224, 0, 0, 0).To4(), Mask: net.CIDRMask(4, 32)},
+	}
+	v6 := &family{
+		table:    &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv6},
+		protocol: syscall.AF_INET6, size: net.IPv6len, srcOffset: 8, dstOffset: 24,
+		multicast: &net.IPNet{IP: net.ParseIP("ff00::"), Mask: net.CIDRMask(8, 128)},
+	}
+	for _, f := range []*family{v4, v6} {
+		f.masquerade = f.chain("masquerade", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+		f.hairpin = f.chain("hairpin", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+		f.inbound = f.chain("hostports", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+		f.local = f.chain("hostports_local", nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
+	}
+	return &firewall{conn: conn, families: []*family{v4, v6}}, nil
+}
+
+func (f *family) chain(name string, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
+	return &nftables.Chain{
+		Name: name, Table: f.table, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: priority,
+	}
+}
+
+// of picks the family of an address.
+func (fw *firewall) of(addr net.IP) *family {
+	if addr.To4() != nil {
+		return fw.families[0]
+	}
+	return fw.families[1]
+}
+
+// rules lists a chain; a table that is not there has none.
+func (fw *firewall) rules(c *nftables.Chain) ([]*nftables.Rule, error) {
+	rules, err := fw.conn.GetRules(c.Table, c)
+	if errors.Is(err, syscall.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chain %s: %w", c.Name, err)
+	}
+	return rules, nil
+}
+
+func comment(r *nftables.Rule) string {
+	s, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+	return s
+}
+
+func (fw *firewall) append(c *nftables.Chain, note string, parts ...[]expr.Any) {
+	fw.conn.AddRule(&nftables.Rule{
+		Table: c.Table, Chain: c, Exprs: slices.Concat(parts...),
+		UserData: userdata.AppendString(nil, userdata.TypeComment, note),
+	})
+}
+
+// ensureMasquerade makes the masquerading rules those of the configuration.
+// It reads first and writes only a difference, as one transaction: calls may
+// run at the same time.
+func (n *network) ensureMasquerade(fw *firewall) error {
+	if !n.masquerade {
+		return nil
+	}
+	for _, subnet := range n.subnets {
+		f := fw.of(subnet.IP)
+		exempt := sameFamily(subnet, n.cluster)
+		note := masqueradeNote(subnet, exempt)
+		have, err := fw.rules(f.masquerade)
+		if err != nil {
+			return err
+		}
+		if len(have) == 1 && comment(have[0]) == note {
+			continue
+		}
+		fw.conn.AddTable(f.table)
+		fw.conn.AddChain(f.masquerade)
+		fw.conn.FlushChain(f.masquerade)
+		match := f.within(f.srcOffset, subnet, expr.CmpOpEq)
+		for _, e := range append(exempt, f.multicast) {
+			match = append(match, f.within(f.dstOffset, e, expr.CmpOpNeq)...)
+		}
+		fw.append(f.masquerade, note, match, []expr.Any{&expr.Masq{}})
+	}
+	if err := fw.conn.Flush(); err != nil {
+		return fmt.Errorf("set masquerading: %w", err)
+	}
+	return nil
+}
+
+func sameFamily(like *net.IPNet, in []*net.IPNet) []*net.IPNet {
+	var out []*net.IPNet
+	for _, n := range in {
+		if len(n.IP) == len(like.IP) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// maxNote is the longest comment that nft prints.
+const maxNote = 128
+
+func masqueradeNote(subnet *net.IPNet, exempt []*net.IPNet) string {
+	parts := []string{subnet.String(), "leaving"}
+	for _, e := range exempt {
+		parts = append(parts, e.String())
+	}
+	note := strings.Join(parts, " ")
+	return note[:min(len(note), maxNote)]
+}
+
+// forward maps host ports to the pod's addresses. The rules carry the
+// container's id, by which unforward finds them.
+func (fw *firewall) forward(containerID string, ips []*current.IPConfig, ports []PortMapping) error {
+	if len(ports) == 0 {
+		return nil
+	}
+	for _, c := range ips {
+		f := fw.of(c.Address.IP)
+		fw.conn.AddTable(f.table)
+		for _, chain := range []*nftables.Chain{f.inbound, f.local, f.hairpin} {
+			fw.conn.AddChain(chain)
+		}
+		for _, p := range ports {
+			if p.HostPort == 0 || (p.HostIP != "" && fw.of(net.ParseIP(p.HostIP)) != f) {
+				continue
+			}
+			match, target := f.hostPort(p), f.dnat(c.Address.IP, p.ContainerPort)
+			fw.append(f.inbound, containerID, match, target)
+			fw.append(f.local, containerID, f.notLoopback(), match, target)
+		}
+		// A pod that reaches itself by its host port would answer itself.
+		self := hostNet(c.Address.IP)
+		fw.append(f.hairpin, containerID,
+			f.within(f.srcOffset, self, expr.CmpOpEq), f.within(f.dstOffset, self, expr.CmpOpEq),
+			[]expr.Any{&expr.Masq{}})
+	}
+	if err := fw.conn.Flush(); err != nil {
+		return fmt.Errorf("set host ports: %w", err)
+	}
+	return nil
+}
+
+// unforward removes the host ports of the containers that match.
+func (fw *firewall) unforward(match func(containerID string) bool) error {
+	removed := false
+	for _, f := range fw.families {
+		for _, c := range []*nftables.Chain{f.inbound, f.local, f.hairpin} {
+			rules, err := fw.rules(c)
+			if err != nil {
+				return err
+			}
+			for _, r := range rules {
+				if !match(comment(r)) {
+					continue
+				}
+				if err := fw.conn.DelRule(r); err != nil {
+					return fmt.Errorf("remove host port: %w", err)
+				}
+				removed = true
+			}
+		}
+	}
+	if !removed {
+		return nil
+	}
+	if err := fw.conn.Flush(); err != nil {
+		return fmt.Errorf("remove host ports: %w", err)
+	}
+	return nil
+}
