@@ -1,0 +1,118 @@
+package etcd
+
+import (
+	"errors"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/mootkube/moot/gossip/store"
+)
+
+// maxResponseBytes is about how long a watch response may get before the rest
+// of a batch goes into another one.
+const maxResponseBytes = 1 << 20
+
+// forward sends what the store delivers for w until either side ends it.
+func (ws *watchStream) forward(w *watch) {
+	for batch := range w.source.Events() {
+		var err error
+		if len(batch.Events) == 0 {
+			err = ws.progressed(w, batch.Revision)
+		} else {
+			err = ws.deliver(w, batch.Events)
+		}
+		if err != nil {
+			ws.fail(err)
+			return
+		}
+	}
+	if err := ws.ended(w); err != nil {
+		ws.fail(err)
+	}
+}
+
+// deliver sends the events the client asked for, in as many responses as their
+// size needs. The header's revision is that of the response's last event:
+// everything up to it has then been shown.
+func (ws *watchStream) deliver(w *watch, events []store.Event) error {
+	for len(events) > 0 {
+		n, size := 0, 0
+		for n < len(events) && (n == 0 || size < maxResponseBytes) {
+			size += eventSize(&events[n], w.prevKV)
+			n++
+		}
+		if out := w.events(events[:n]); len(out) > 0 {
+			response := &pb.WatchResponse{Header: ws.header(events[n-1].KV.ModRevision), WatchId: w.id, Events: out}
+			ws.mu.Lock()
+			if w.gone {
+				ws.mu.Unlock()
+				return nil
+			}
+			w.active = true
+			err := ws.stream.Send(response)
+			ws.mu.Unlock()
+			if err != nil {
+				return err
+			}
+		}
+		events = events[n:]
+	}
+	return nil
+}
+
+func eventSize(e *store.Event, prevKV bool) int {
+	size := len(e.KV.Key) + len(e.KV.Value)
+	if prevKV && e.Prev != nil {
+		size += len(e.Prev.Key) + len(e.Prev.Value)
+	}
+	return size
+}
+
+// events turns the events that pass the watch's filters into messages.
+func (w *watch) events(events []store.Event) []*mvccpb.Event {
+	out := make([]*mvccpb.Event, 0, len(events))
+	for i := range events {
+		e := &events[i]
+		switch {
+		case e.KV.ModRevision < w.start,
+			e.Type == store.EventPut && w.noPut,
+			e.Type == store.EventDelete && w.noDelete:
+			continue
+		}
+		m := &mvccpb.Event{Kv: fromKV(&e.KV)}
+		if e.Type == store.EventDelete {
+			m.Type = mvccpb.Event_DELETE
+		}
+		if w.prevKV && e.Prev != nil {
+			m.PrevKv = fromKV(e.Prev)
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// ended answers a watch that the store ended. If the client did, nothing is
+// left to say.
+func (ws *watchStream) ended(w *watch) error {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if w.gone || ws.ctx.Err() != nil {
+		return nil
+	}
+	err := w.source.Err()
+	switch {
+	case errors.Is(err, store.ErrCompacted):
+		if err := ws.sendCompactedLocked(w.id); err != nil {
+			return err
+		}
+	case err == nil, errors.Is(err, store.ErrClosed):
+		return statusError(store.ErrClosed)
+	default:
+		response := &pb.WatchResponse{Header: ws.header(ws.store.Revision()), WatchId: w.id, Canceled: true, CancelReason: err.Error()}
+		if err := ws.stream.Send(response); err != nil {
+			return err
+		}
+	}
+	return ws.removeLocked(w)
+}
