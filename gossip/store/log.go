@@ -92,6 +92,10 @@ func logOptions(cfg Config, cache *pebble.Cache, log *pebbleLog) *pebble.Options
 		},
 	}
 	opts.Experimental.ReadSamplingMultiplier = -1
+	for i := range opts.Levels {
+		opts.Levels[i].BlockSize = 8 << 10
+		opts.Levels[i].IndexBlockSize = 64 << 10
+	}
 	opts.EnsureDefaults()
 	return opts
 }

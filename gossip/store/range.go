@@ -48,17 +48,12 @@ func (s *Store) RangeStream(ctx context.Context, req RangeRequest, emit func(Ran
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		n := chunk(sel.found, req.KeysOnly)
 		res := RangeResult{Revision: v.rev}
-		var size int
-		for len(sel.found) > 0 && len(res.KVs) < chunkKeys && size < chunkBytes {
-			kv, err := s.keyValue(sel.found[0].key, sel.found[0].ver, req.KeysOnly)
-			if err != nil {
-				return readError(err)
-			}
-			size += len(kv.Key) + len(kv.Value)
-			res.KVs = append(res.KVs, kv)
-			sel.found = sel.found[1:]
+		if res.KVs, err = s.keyValues(sel.found[:n], req.KeysOnly); err != nil {
+			return readError(err)
 		}
+		sel.found = sel.found[n:]
 		if len(sel.found) == 0 {
 			res.Count, res.More = sel.count, sel.more
 			return emit(res)
@@ -67,6 +62,21 @@ func (s *Store) RangeStream(ctx context.Context, req RangeRequest, emit func(Ran
 			return err
 		}
 	}
+}
+
+// chunk returns how many of the found keys go into one chunk.
+func chunk(found []selected, keysOnly bool) int {
+	size := 0
+	for i, f := range found {
+		if i == chunkKeys || i > 0 && size >= chunkBytes {
+			return i
+		}
+		size += len(f.key)
+		if !keysOnly {
+			size = size + int(f.ver.size) - len(f.key)
+		}
+	}
+	return len(found)
 }
 
 // pinned returns the present view with what a read at rev needs held on disk,
@@ -129,13 +139,8 @@ func (s *Store) rangeView(v *view, req RangeRequest) (RangeResult, error) {
 		return RangeResult{}, err
 	}
 	res := RangeResult{Revision: v.rev, Count: sel.count, More: sel.more}
-	if len(sel.found) > 0 {
-		res.KVs = make([]KeyValue, len(sel.found))
-	}
-	for i, f := range sel.found {
-		if res.KVs[i], err = s.keyValue(f.key, f.ver, req.KeysOnly); err != nil {
-			return RangeResult{}, readError(err)
-		}
+	if res.KVs, err = s.keyValues(sel.found, req.KeysOnly); err != nil {
+		return RangeResult{}, readError(err)
 	}
 	return res, nil
 }
@@ -147,24 +152,4 @@ func readError(err error) error {
 		return fmt.Errorf("read took too long: %w", ErrCompacted)
 	}
 	return err
-}
-
-// keyValue returns the key as of v.
-func (s *Store) keyValue(key []byte, v *version, keysOnly bool) (KeyValue, error) {
-	kv := KeyValue{
-		Key:            key,
-		CreateRevision: v.create,
-		ModRevision:    v.rev,
-		Version:        v.version,
-		Lease:          v.lease,
-	}
-	if keysOnly {
-		return kv, nil
-	}
-	r, err := s.record(v)
-	if err != nil {
-		return KeyValue{}, err
-	}
-	kv.Value = r.Value
-	return kv, nil
 }

@@ -176,37 +176,6 @@ func (s *Store) failed() bool {
 	}
 }
 
-// errMissing: the log does not hold the revision any more.
-var errMissing = errors.New("revision is not in the log")
-
-// record returns the change that made v. It fails with errMissing when it has
-// been compacted away meanwhile.
-func (s *Store) record(v *version) (*crdt.Record, error) {
-	if v.rec != nil {
-		return v.rec, nil
-	}
-	if r := s.recent.get(v.rev); r != nil {
-		return r, nil
-	}
-	s.gate.RLock()
-	defer s.gate.RUnlock()
-	if s.closed {
-		return nil, ErrClosed
-	}
-	b, err := getBytes(s.db, numberKey(logPrefix, v.rev))
-	if err != nil {
-		return nil, fmt.Errorf("read revision %d: %s: %w", v.rev, oneLine(err.Error()), ErrDamaged)
-	}
-	if b == nil {
-		return nil, errMissing
-	}
-	r, err := crdt.DecodeRecord(b)
-	if err != nil {
-		return nil, fmt.Errorf("read revision %d: %w: %w", v.rev, err, ErrDamaged)
-	}
-	return r, nil
-}
-
 // pins counts the revisions that reads under way need, so that compaction
 // leaves them on disk.
 type pins struct {
