@@ -207,7 +207,8 @@ func (h *history) plainPut() {
 	request := &pb.PutRequest{Key: h.key(), Value: h.value(), Lease: h.someLease(), PrevKv: h.rng.IntN(2) == 0}
 	switch h.rng.IntN(5) {
 	case 0:
-		request.Value, request.IgnoreValue = nil, true
+		// Without a lease: of two mistakes at once either may be reported.
+		request.Value, request.Lease, request.IgnoreValue = nil, 0, true
 	case 1:
 		request.Lease, request.IgnoreLease = 0, true
 	}

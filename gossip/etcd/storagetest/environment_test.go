@@ -52,6 +52,7 @@ type options struct {
 	codec            func(runtime.Codec) runtime.Codec
 	transformer      func(value.Transformer) value.Transformer
 	progressInterval time.Duration
+	renumber         bool // show revisions as etcd counts them
 }
 
 func newEnvironment(t *testing.T, o options) *environment {
@@ -62,7 +63,7 @@ func newEnvironment(t *testing.T, o options) *environment {
 		t.Fatal(err)
 	}
 	e := &environment{
-		client: serve(t, o.progressInterval),
+		client: serve(t, o),
 		codec:  apitesting.TestCodec(serializer.NewCodecFactory(scheme), examplev1.SchemeGroupVersion),
 	}
 	if o.codec != nil {
@@ -93,7 +94,7 @@ func newEnvironment(t *testing.T, o options) *environment {
 }
 
 // serve runs a store and the API over it until the test ends, and connects.
-func serve(t *testing.T, progressInterval time.Duration) *kubernetes.Client {
+func serve(t *testing.T, o options) *kubernetes.Client {
 	t.Helper()
 	s, err := store.Open(store.DefaultConfig(t.TempDir()))
 	if err != nil {
@@ -108,8 +109,8 @@ func serve(t *testing.T, progressInterval time.Duration) *kubernetes.Client {
 	cfg.Socket = filepath.Join(dir, "etcd.sock")
 	cfg.Store = s
 	cfg.Log = slog.New(slog.DiscardHandler)
-	if progressInterval != 0 {
-		cfg.ProgressInterval = progressInterval
+	if o.progressInterval != 0 {
+		cfg.ProgressInterval = o.progressInterval
 	}
 	server, err := etcd.New(cfg)
 	if err != nil {
@@ -125,7 +126,11 @@ func serve(t *testing.T, progressInterval time.Duration) *kubernetes.Client {
 		}
 	})
 	<-server.Ready()
-	client, err := kubernetes.New(clientv3.Config{Endpoints: []string{"unix://" + cfg.Socket}, DialTimeout: 10 * time.Second, Logger: zap.NewNop()})
+	clientConfig := clientv3.Config{Endpoints: []string{"unix://" + cfg.Socket}, DialTimeout: 10 * time.Second, Logger: zap.NewNop()}
+	if o.renumber {
+		clientConfig.DialOptions = new(renumbered).dialOptions()
+	}
+	client, err := kubernetes.New(clientConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
