@@ -43,19 +43,6 @@ func embeddedFile(name string) ([]byte, error) {
 	return data, err
 }
 
-// gunzip is for the embedded files only: their size is known to be small.
-func gunzip(data []byte) ([]byte, error) {
-	zr, err := gzip.NewReader(bytes.NewReader(data))
-	if err != nil {
-		return nil, fmt.Errorf("read embedded file: %w", err)
-	}
-	out, err := io.ReadAll(zr)
-	if err != nil {
-		return nil, fmt.Errorf("read embedded file: %w", err)
-	}
-	return out, nil
-}
-
 // unpackHelper writes the helper binary as <dir>/<content hash>/<shimName> and
 // returns that path. A present file is kept: it only gets its name after it is
 // complete and on disk.
@@ -69,14 +56,14 @@ func unpackHelper(dir string) (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	data, err := gunzip(packed)
+	plain, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("unpack helper binary: %w", err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", fmt.Errorf("create helper directory: %w", err)
 	}
-	if err := writeExecutable(path, bytes.NewReader(data)); err != nil {
+	if err := writeExecutable(path, plain); err != nil {
 		return "", fmt.Errorf("unpack helper binary: %w", err)
 	}
 	return path, nil

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -14,12 +15,18 @@ import (
 // information level is one line or more per call: debug, to us.
 type logHook struct {
 	log *slog.Logger
+	// building is set while the server is built. Its warnings are then of what
+	// the host could have and lacks; what the node needs and lacks is an error.
+	building atomic.Bool
 }
 
 func (h *logHook) Levels() []logrus.Level { return logrus.AllLevels }
 
 func (h *logHook) Fire(e *logrus.Entry) error {
 	level := logLevel(e.Level)
+	if level == slog.LevelWarn && h.building.Load() {
+		level = slog.LevelDebug
+	}
 	ctx := e.Context
 	if ctx == nil {
 		ctx = context.Background()

@@ -3,9 +3,11 @@ package runtime
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	goruntime "runtime"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -120,9 +122,13 @@ func (r *Runtime) ensurePause(ctx context.Context, client *containerd.Client) er
 	if err != nil {
 		return err
 	}
-	binary, err := gunzip(packed)
+	plain, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		return err
+		return fmt.Errorf("unpack pause binary: %w", err)
+	}
+	binary, err := io.ReadAll(plain)
+	if err != nil {
+		return fmt.Errorf("unpack pause binary: %w", err)
 	}
 	archive, want, err := pauseArchive(binary, r.cfg.PauseImage())
 	if err != nil {

@@ -134,6 +134,7 @@ type Runtime struct {
 	cfg   Config
 	ready chan struct{}
 	fatal chan error // containerd would have ended the process
+	hook  logHook
 
 	snapshotter string // in use; set when the server is built
 }
@@ -296,7 +297,9 @@ func (r *Runtime) adoptLog() {
 	std.SetFormatter(discard{})
 	std.SetLevel(logrus.WarnLevel)
 	std.ReplaceHooks(logrus.LevelHooks{})
-	std.AddHook(&logHook{log: r.cfg.Log.With("component", "containerd")})
+	r.hook.log = r.cfg.Log.With("component", "containerd")
+	r.hook.building.Store(true)
+	std.AddHook(&r.hook)
 	std.ExitFunc = func(int) {
 		select {
 		case r.fatal <- errors.New("run containerd: it gave up, its last error is in the log"):
@@ -306,7 +309,9 @@ func (r *Runtime) adoptLog() {
 	}
 }
 
+// settleLog lets everything pass that the logger wants.
 func (r *Runtime) settleLog() {
+	r.hook.building.Store(false)
 	if r.cfg.Log.Enabled(context.Background(), slog.LevelDebug) {
 		logrus.SetLevel(logrus.InfoLevel)
 	}
