@@ -46,6 +46,9 @@ func compare(ctx context.Context, s settings) (err error) {
 	fmt.Println("| load | | op/s | p50 | p99 | server CPU per op |")
 	fmt.Println("|---|---|---:|---:|---:|---:|")
 	for _, l := range loads(s) {
+		if !strings.Contains(l.name, s.only) {
+			continue
+		}
 		results := make([][]*measure, len(servers))
 		for round := range s.rounds {
 			for i := range servers {
@@ -84,7 +87,7 @@ func loads(s settings) []load {
 	}
 	for _, clients := range []int{1, 16} {
 		read("get", clients, get(s.objects))
-		read(fmt.Sprintf("list of %d in pages of %d", s.objects, page), clients, pagedList)
+		read(fmt.Sprintf("list of %d in pages of %d", s.objects, page), clients, pagedList(s.objects))
 		read(fmt.Sprintf("list of %d streamed", s.objects), clients, streamedList)
 	}
 	return out

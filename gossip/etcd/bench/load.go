@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -41,14 +42,13 @@ func (m *measure) quantile(q float64) time.Duration {
 }
 
 // connect opens as many connections as clients need, sixteen sharing one.
-func connect(v *server, clients int) ([]pb.KVClient, func(), error) {
-	var conns []*grpc.ClientConn
+func connect(v *server, clients int) ([]*grpc.ClientConn, func(), error) {
+	var conns, each []*grpc.ClientConn
 	closeAll := func() {
 		for _, c := range conns {
 			_ = c.Close()
 		}
 	}
-	kvs := make([]pb.KVClient, 0, clients)
 	for i := range clients {
 		if i%16 == 0 {
 			c, err := grpc.NewClient("unix://"+v.socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
@@ -58,17 +58,17 @@ func connect(v *server, clients int) ([]pb.KVClient, func(), error) {
 			}
 			conns = append(conns, c)
 		}
-		kvs = append(kvs, pb.NewKVClient(conns[len(conns)-1]))
+		each = append(each, conns[len(conns)-1])
 	}
-	return kvs, closeAll, nil
+	return each, closeAll, nil
 }
 
 // operation does one thing and is timed.
-type operation func(ctx context.Context, kv pb.KVClient, client, n int) error
+type operation func(ctx context.Context, conn *grpc.ClientConn, client, n int) error
 
 // drive runs clients that each do one operation after another for a period.
 func drive(ctx context.Context, v *server, clients int, period time.Duration, op operation) (*measure, error) {
-	kvs, closeAll, err := connect(v, clients)
+	conns, closeAll, err := connect(v, clients)
 	if err != nil {
 		return nil, err
 	}
@@ -81,12 +81,12 @@ func drive(ctx context.Context, v *server, clients int, period time.Duration, op
 	m := &measure{}
 	begin := time.Now()
 	group, ctx := errgroup.WithContext(ctx)
-	for client, kv := range kvs {
+	for client, conn := range conns {
 		group.Go(func() error {
 			var latencies []time.Duration
 			for n := 0; time.Since(begin) < period; n++ {
 				start := time.Now()
-				if err := op(ctx, kv, client, n); err != nil {
+				if err := op(ctx, conn, client, n); err != nil {
 					return fmt.Errorf("%s: %w", v.name, err)
 				}
 				latencies = append(latencies, time.Since(start))
@@ -120,9 +120,9 @@ func writes(ctx context.Context, v *server, clients int, period time.Duration) (
 	}
 	revisions := make([][keysEach]int64, clients)
 	values := randomValues()
-	m, err := drive(ctx, v, clients, period, func(ctx context.Context, kv pb.KVClient, client, n int) error {
+	m, err := drive(ctx, v, clients, period, func(ctx context.Context, conn *grpc.ClientConn, client, n int) error {
 		slot := n % keysEach
-		rev, err := optimisticPut(ctx, kv, fmt.Appendf(nil, "%s%d-%d", writePrefix, client, slot), revisions[client][slot], values[(client+n)%len(values)])
+		rev, err := optimisticPut(ctx, conn, fmt.Appendf(nil, "%s%d-%d", writePrefix, client, slot), revisions[client][slot], values[(client+n)%len(values)])
 		revisions[client][slot] = rev
 		return err
 	})
@@ -143,31 +143,6 @@ func writes(ctx context.Context, v *server, clients int, period time.Duration) (
 		}
 	}
 	return m, nil
-}
-
-// optimisticPut does as kube-apiserver does, and takes up a revision that an
-// earlier round left.
-func optimisticPut(ctx context.Context, kv pb.KVClient, key []byte, rev int64, value []byte) (int64, error) {
-	for {
-		r, err := kv.Txn(ctx, &pb.TxnRequest{
-			Compare: []*pb.Compare{{
-				Key: key, Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
-				TargetUnion: &pb.Compare_ModRevision{ModRevision: rev},
-			}},
-			Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: value}}}},
-			Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key}}}},
-		})
-		if err != nil {
-			return 0, err
-		}
-		if r.Succeeded {
-			return r.Header.Revision, nil
-		}
-		kvs := r.Responses[0].GetResponseRange().Kvs
-		if rev = 0; len(kvs) > 0 {
-			rev = kvs[0].ModRevision
-		}
-	}
 }
 
 // countEvents opens a watch on all that writes writes and sends how many
@@ -203,29 +178,43 @@ func countEvents(ctx context.Context, v *server) (<-chan int, error) {
 	return seen, nil
 }
 
-// pagedList lists everything in pages pinned to one revision.
-func pagedList(ctx context.Context, kv pb.KVClient, _, _ int) error {
-	key, rev := []byte(listPrefix), int64(0)
-	for {
-		r, err := kv.Range(ctx, &pb.RangeRequest{Key: key, RangeEnd: prefixEnd(listPrefix), Limit: page, Revision: rev})
-		if err != nil {
-			return err
+// invoke sends a request as bytes and looks at nothing of the answer.
+func invoke(ctx context.Context, conn *grpc.ClientConn, method string, request proto.Message) error {
+	b, err := proto.Marshal(request)
+	if err != nil {
+		return err
+	}
+	return conn.Invoke(ctx, method, &b, (*[]byte)(nil), grpc.ForceCodecV2(raw{}))
+}
+
+// pagedList lists everything in pages. Where pages begin is known, since the
+// keys are.
+func pagedList(objects int) operation {
+	return func(ctx context.Context, conn *grpc.ClientConn, _, _ int) error {
+		for from := 0; from < objects; from += page {
+			if err := invoke(ctx, conn, pb.KV_Range_FullMethodName, &pb.RangeRequest{Key: listKey(from), RangeEnd: prefixEnd(listPrefix), Limit: page}); err != nil {
+				return err
+			}
 		}
-		if !r.More {
-			return nil
-		}
-		key, rev = append(r.Kvs[len(r.Kvs)-1].Key, 0), r.Header.Revision
+		return nil
 	}
 }
 
 // streamedList lists everything in one RangeStream.
-func streamedList(ctx context.Context, kv pb.KVClient, _, _ int) error {
-	stream, err := kv.RangeStream(ctx, &pb.RangeRequest{Key: []byte(listPrefix), RangeEnd: prefixEnd(listPrefix)})
+func streamedList(ctx context.Context, conn *grpc.ClientConn, _, _ int) error {
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, pb.KV_RangeStream_FullMethodName, grpc.ForceCodecV2(raw{}))
 	if err != nil {
 		return err
 	}
+	request, err := proto.Marshal(&pb.RangeRequest{Key: []byte(listPrefix), RangeEnd: prefixEnd(listPrefix)})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(stream.SendMsg(&request), stream.CloseSend()); err != nil {
+		return err
+	}
 	for {
-		if _, err := stream.Recv(); errors.Is(err, io.EOF) {
+		if err := stream.RecvMsg((*[]byte)(nil)); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -235,25 +224,26 @@ func streamedList(ctx context.Context, kv pb.KVClient, _, _ int) error {
 
 // get reads one object at its newest.
 func get(objects int) operation {
-	return func(ctx context.Context, kv pb.KVClient, client, n int) error {
-		_, err := kv.Range(ctx, &pb.RangeRequest{Key: fmt.Appendf(nil, "%s%06d", listPrefix, (client*7919+n)%objects)})
-		return err
+	return func(ctx context.Context, conn *grpc.ClientConn, client, n int) error {
+		return invoke(ctx, conn, pb.KV_Range_FullMethodName, &pb.RangeRequest{Key: listKey((client*7919 + n) % objects)})
 	}
 }
 
+func listKey(i int) []byte { return fmt.Appendf(nil, "%s%06d", listPrefix, i) }
+
 // fill writes the objects that lists read.
 func fill(ctx context.Context, v *server, objects int) error {
-	kvs, closeAll, err := connect(v, 64)
+	conns, closeAll, err := connect(v, 64)
 	if err != nil {
 		return err
 	}
 	defer closeAll()
 	values := randomValues()
 	group, ctx := errgroup.WithContext(ctx)
-	for client, kv := range kvs {
+	for client, conn := range conns {
 		group.Go(func() error {
-			for i := client; i < objects; i += len(kvs) {
-				if _, err := kv.Put(ctx, &pb.PutRequest{Key: fmt.Appendf(nil, "%s%06d", listPrefix, i), Value: values[i%len(values)]}); err != nil {
+			for i := client; i < objects; i += len(conns) {
+				if _, err := pb.NewKVClient(conn).Put(ctx, &pb.PutRequest{Key: listKey(i), Value: values[i%len(values)]}); err != nil {
 					return fmt.Errorf("fill %s: %w", v.name, err)
 				}
 			}

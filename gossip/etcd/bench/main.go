@@ -32,6 +32,7 @@ type settings struct {
 	clients []int
 	objects int
 	profile string
+	only    string
 }
 
 func main() {
@@ -53,6 +54,7 @@ func run(ctx context.Context, args []string) error {
 	clients := flags.String("clients", "1,16,64,256", "numbers of clients writing at a time")
 	flags.IntVar(&s.objects, "objects", 5000, "objects that the lists are of")
 	flags.StringVar(&s.profile, "profile", "", "write a CPU profile of our server to this file")
+	flags.StringVar(&s.only, "only", "", "run only loads whose name contains this")
 	serve := flags.String("serve", "", "be a server: moot or etcd (used by the program itself)")
 	socket := flags.String("socket", "", "socket to serve on (used by the program itself)")
 	if err := flags.Parse(args); err != nil {
