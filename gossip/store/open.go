@@ -29,7 +29,7 @@ func Open(cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if err := cfg.FS.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := makeDir(cfg.FS, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	lock, err := lockDir(cfg)
@@ -41,6 +41,24 @@ func Open(cfg Config) (*Store, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return s, nil
+}
+
+// makeDir makes dir and what is missing above it, so that a power loss does not
+// take it away again.
+func makeDir(fs vfs.FS, dir string) error {
+	if _, err := fs.Stat(dir); err == nil || !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	parent := fs.PathDir(dir)
+	if parent != dir {
+		if err := makeDir(fs, parent); err != nil {
+			return err
+		}
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return syncDir(fs, parent)
 }
 
 func lockDir(cfg Config) (*pebble.Lock, error) {
@@ -304,6 +322,10 @@ func writeFile(fs vfs.FS, dir, path, text string) error {
 	if err := fs.Rename(tmp, path); err != nil {
 		return err
 	}
+	return syncDir(fs, dir)
+}
+
+func syncDir(fs vfs.FS, dir string) error {
 	d, err := fs.OpenDir(dir)
 	if err != nil {
 		return err
