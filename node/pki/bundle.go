@@ -105,7 +105,7 @@ func (e *ensurer) ensureAll() error {
 		{"apiserver", e.ca, e.params.apiServer(), &e.bundle.APIServer},
 		{"kubelet-serving", e.ca, e.params.kubelet(), &e.bundle.KubeletServing},
 		{"apiserver-kubelet-client", e.ca, leaf{user: UserKubeletClient, groups: []string{GroupKubeletAPI}}, &e.bundle.KubeletClient},
-		{"front-proxy-client", frontProxy, leaf{user: userFrontProxy}, &e.bundle.FrontProxyClient},
+		{"front-proxy-client", frontProxy, leaf{user: UserFrontProxy}, &e.bundle.FrontProxyClient},
 	}
 	for _, p := range pairs {
 		if *p.to, err = e.ensurePair(p.base, p.by, p.leaf); err != nil {

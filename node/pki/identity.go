@@ -14,7 +14,7 @@ const (
 	UserKubeletClient = "moot:kube-apiserver"
 	UserDNSPrefix     = "moot:dns:"        // followed by the node's name
 	UserVolumePrefix  = "moot:local-path:" // followed by the node's name
-	userFrontProxy    = "moot:front-proxy" // of the aggregation layer; checked by extension API servers
+	UserFrontProxy    = "moot:front-proxy" // the aggregation layer; extension API servers check it
 
 	GroupMasters = "system:masters"
 	GroupNodes   = "system:nodes"

@@ -1,0 +1,82 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/mootkube/moot/node/pki"
+)
+
+// Config is what the API server is told. Start from [DefaultConfig].
+type Config struct {
+	Log *slog.Logger
+
+	EtcdSocket    string       // unix socket of the etcd API it stores in
+	NodeIP        netip.Addr   // address it is reached at by other machines
+	Port          int          // TCP port, on all addresses of the node
+	ServiceCIDR   netip.Prefix // Service addresses
+	ClusterDomain string       // DNS domain of the cluster
+	PKI           *pki.Bundle  // certificates and keys
+
+	// Pods stay this long on a node that is gone or not ready, unless they
+	// say otherwise themselves.
+	Toleration time.Duration
+
+	// Args are the user's arguments, "flag=value" or "flag", for upstream's
+	// own flags.
+	Args []string
+
+	// Filter, when there is one, sees each request before all else does.
+	Filter func(http.Handler) http.Handler
+}
+
+// DefaultConfig returns the settings that do not depend on the node.
+func DefaultConfig() Config {
+	return Config{
+		Log:           slog.New(slog.DiscardHandler),
+		Port:          6443,
+		ServiceCIDR:   netip.MustParsePrefix("10.43.0.0/16"),
+		ClusterDomain: "cluster.local",
+		Toleration:    5 * time.Second,
+	}
+}
+
+// Validate says what is wrong, all of it at once.
+func (c *Config) Validate() error {
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Log == nil {
+		add("no logger")
+	}
+	if !filepath.IsAbs(c.EtcdSocket) {
+		add("etcd socket %q: must be an absolute path", c.EtcdSocket)
+	}
+	if !c.NodeIP.IsValid() || c.NodeIP.IsUnspecified() {
+		add("node address %s: must be an address of this machine", c.NodeIP)
+	}
+	if c.Port < 1 || c.Port > 65535 {
+		add("port %d: must be between 1 and 65535", c.Port)
+	}
+	if !c.ServiceCIDR.IsValid() {
+		add("service network: missing")
+	}
+	if c.ClusterDomain == "" {
+		add("cluster domain: missing")
+	}
+	if c.PKI == nil {
+		add("keys and certificates: missing")
+	}
+	if c.Toleration < 0 {
+		add("toleration %s: must not be negative", c.Toleration)
+	}
+	return errors.Join(errs...)
+}
+
+// issuer is the name in service account tokens. It is the same on every node,
+// so that each API server accepts the others' tokens.
+func (c *Config) issuer() string { return "https://kubernetes.default.svc." + c.ClusterDomain }

@@ -1,0 +1,103 @@
+package sched
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"time"
+)
+
+// Config is what a term of leadership is told. Start from [DefaultConfig].
+type Config struct {
+	Log *slog.Logger
+
+	// Term tells this term from every other of the process: it must be
+	// greater than that of the term before.
+	Term uint64
+
+	StateDir string         // holds this term's kubeconfigs; lost on reboot
+	API      netip.AddrPort // where the node's own API server listens
+
+	// Kubeconfigs of the identities used. Their server is not looked at.
+	Controllers, Scheduler, Leader string
+
+	CACert, CAKey     string       // root of the cluster; signs certificate requests
+	ServiceAccountKey string       // signs service account tokens
+	ClusterCIDR       netip.Prefix // each node gets a part of it
+	NodeCIDRBits      int          // prefix length of a node's part
+	ServiceCIDR       netip.Prefix
+
+	// NodeGrace is how long a node may be silent before it counts as gone.
+	NodeGrace time.Duration
+
+	// APIServers lists the addresses of all live API servers; it must be
+	// quick and safe to call at any time. What it returns last when it is not
+	// empty becomes the endpoints of default/kubernetes.
+	APIServers func() []netip.AddrPort
+	// APIServersChanged, when not nil, says that it is worth asking again.
+	APIServersChanged <-chan struct{}
+
+	// The user's arguments, "flag=value" or "flag", for upstream's own flags.
+	ControllerArgs, SchedulerArgs []string
+
+	// Exits, when not nil, is where upstream's calls to end the process go.
+	Exits *Exits
+
+	// StopWithin bounds how long Run waits for controllers after the gate is
+	// cut; what has not returned by then is left behind, cut off.
+	StopWithin time.Duration
+}
+
+// DefaultConfig returns the settings that do not depend on the node.
+func DefaultConfig() Config {
+	return Config{
+		Log:          slog.New(slog.DiscardHandler),
+		API:          netip.MustParseAddrPort("127.0.0.1:6443"),
+		ClusterCIDR:  netip.MustParsePrefix("10.42.0.0/16"),
+		NodeCIDRBits: 24,
+		ServiceCIDR:  netip.MustParsePrefix("10.43.0.0/16"),
+		NodeGrace:    30 * time.Second,
+		StopWithin:   5 * time.Second,
+	}
+}
+
+// Validate says what is wrong, all of it at once.
+func (c *Config) Validate() error {
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Log == nil {
+		add("no logger")
+	}
+	if c.Term == 0 || c.Term > maxTerm {
+		add("term %d: must be between 1 and %d", c.Term, uint64(maxTerm))
+	}
+	if !c.API.IsValid() {
+		add("address of the API server: missing")
+	}
+	for name, path := range map[string]string{
+		"state directory": c.StateDir, "kubeconfig of the controllers": c.Controllers,
+		"kubeconfig of the scheduler": c.Scheduler, "kubeconfig of the leader": c.Leader,
+		"CA certificate": c.CACert, "CA key": c.CAKey, "service account key": c.ServiceAccountKey,
+	} {
+		if !filepath.IsAbs(path) {
+			add("%s %q: must be an absolute path", name, path)
+		}
+	}
+	if !c.ClusterCIDR.IsValid() || !c.ServiceCIDR.IsValid() {
+		add("cluster and service networks: missing")
+	} else if c.NodeCIDRBits < c.ClusterCIDR.Bits() || c.NodeCIDRBits > c.ClusterCIDR.Addr().BitLen() {
+		add("/%d for a node does not fit into %s", c.NodeCIDRBits, c.ClusterCIDR)
+	}
+	if c.NodeGrace < 2*nodeCheckPeriod {
+		add("grace of a silent node %s: must be at least %s", c.NodeGrace, 2*nodeCheckPeriod)
+	}
+	if c.APIServers == nil {
+		add("list of API servers: missing")
+	}
+	if c.StopWithin <= 0 {
+		add("bound on stopping %s: must be positive", c.StopWithin)
+	}
+	return errors.Join(errs...)
+}
