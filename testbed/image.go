@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -25,8 +26,9 @@ type ImageSpec struct {
 	// Name is the reference the image carries in the tar.
 	Name string
 	// Binary is a static executable on the machine; it becomes the
-	// entrypoint, at / under its own base name.
+	// entrypoint, at Path, or at / under its own base name.
 	Binary string
+	Path   string
 	// Links are further paths in the image at which the binary is found, for
 	// one that behaves by the name it is called.
 	Links []string
@@ -57,6 +59,9 @@ func (spec ImageSpec) image() (v1.Image, error) {
 	if err := checkStatic(spec.Binary); err != nil {
 		return nil, err
 	}
+	if spec.Path == "" {
+		spec.Path = "/" + filepath.Base(spec.Binary)
+	}
 	files, err := spec.layer()
 	if err != nil {
 		return nil, err
@@ -77,7 +82,7 @@ func (spec ImageSpec) image() (v1.Image, error) {
 	}
 	cfg = cfg.DeepCopy()
 	cfg.OS, cfg.Architecture = "linux", runtime.GOARCH
-	cfg.Config.Entrypoint = []string{"/" + filepath.Base(spec.Binary)}
+	cfg.Config.Entrypoint = []string{spec.Path}
 	cfg.Config.Env = []string{"PATH=/bin:/"}
 	cfg.Config.User = spec.User
 	return mutate.ConfigFile(img, cfg)
@@ -124,10 +129,9 @@ func (spec ImageSpec) layer() ([]byte, error) {
 	}
 	add(tar.Header{Typeflag: tar.TypeReg, Name: "etc/passwd", Mode: 0o644},
 		[]byte("root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"))
-	base := filepath.Base(spec.Binary)
-	add(tar.Header{Typeflag: tar.TypeReg, Name: base, Mode: 0o755}, binary)
+	add(tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(spec.Path, "/"), Mode: 0o755}, binary)
 	for _, l := range spec.Links {
-		add(tar.Header{Typeflag: tar.TypeSymlink, Name: l, Linkname: "/" + base, Mode: 0o777}, nil)
+		add(tar.Header{Typeflag: tar.TypeSymlink, Name: l, Linkname: spec.Path, Mode: 0o777}, nil)
 	}
 	if spec.Padding > 0 {
 		add(tar.Header{Typeflag: tar.TypeReg, Name: "padding", Mode: 0o644}, noise(spec.Padding))
