@@ -10,7 +10,6 @@ export GOTOOLCHAIN ?= auto
 TOOLS := $(CURDIR)/bin/tools
 GOLANGCI_LINT := v2.15.0
 TESTBED := bin/testbed
-SHIM := node/runtime/embedded/moot-shim.zst
 
 KUBE_VERSION = $(shell $(GO) list -m -f '{{.Version}}' k8s.io/kubernetes)
 MOOT_VERSION = $(shell sed -n 's/^const Version = "\(.*\)"/\1/p' node/version.go)
@@ -25,7 +24,7 @@ PURE := ./ebpf/... ./gossip/crdt/... ./gossip/store/... ./gossip/etcd ./gossip/e
 FUZZTIME ?= 20s
 NODES ?= 1
 
-.PHONY: help build deps generate fmt lint test unit e2e race fuzz bench sim up down demo verify
+.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench sim up down demo verify
 
 help: ## print this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,19 +32,14 @@ help: ## print this
 deps: ## install what the host lacks through its package manager, and say so
 	@testbed/host-packages
 
-build: ## build bin/moot, bin/testbed and bin/kubectl
-	@$(MAKE) --no-print-directory $(SHIM)
+build: shim ## build bin/moot, bin/testbed and bin/kubectl
 	@echo "building bin/moot (the first build takes 15 minutes or more on 2 cores)"
 	@mkdir -p bin
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/moot ./cmd/moot
-	$(GO) build -trimpath -o $(TESTBED) ./cmd/testbed
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/moot ./cmd/moot
+	$(GO) build -o $(TESTBED) ./cmd/testbed
 	@ln -sfn moot bin/kubectl
 
-# The shim is small and static; it is packed into bin/moot. It is rebuilt each
-# time (cached by go), and replaced only when it changed, so that bin/moot is
-# not linked again for nothing.
-.PHONY: $(SHIM)
-$(SHIM):
+shim: ## build the second binary (containerd shim, CNI plugin, pause), which bin/moot carries
 	@GO="$(GO)" node/runtime/embedded/build
 
 generate: ## generate code that is committed
@@ -65,7 +59,7 @@ lint: $(TOOLS)/golangci-lint-$(GOLANGCI_LINT) ## check the code's form and its i
 
 test: deps build unit e2e ## build, then every test: unit, storage suite, differential, end to end
 
-unit: $(SHIM) ## tests that need no cluster
+unit: shim ## tests that need no cluster
 	$(GO) test -count=1 -timeout 30m $$($(GO) list ./... | grep -v /testbed/e2e)
 
 e2e: ## one cluster of one node, end to end (root)

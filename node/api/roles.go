@@ -24,30 +24,17 @@ type grant struct {
 	rules []rbacv1.PolicyRule // nil: the role is upstream's
 }
 
-// grants is the least that each part of the daemon needs.
+// grants is the least that the API server itself and the leader need; other
+// parts of the daemon bring theirs along.
 func grants() []grant {
 	rule := func(group string, verbs []string, resources ...string) rbacv1.PolicyRule {
 		return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: resources, Verbs: verbs}
 	}
-	read := []string{"list", "watch"}
-	all := []string{"get", "list", "watch", "create", "update", "patch", "delete"}
 	return []grant{
 		{role: "system:kubelet-api-admin", group: pki.GroupKubeletAPI},
 		{role: "moot:leader", group: pki.GroupLeader, rules: []rbacv1.PolicyRule{
 			rule("", []string{"get", "create", "update"}, "endpoints"),
 			rule("discovery.k8s.io", []string{"list", "create", "update", "delete"}, "endpointslices"),
-		}},
-		{role: "moot:dns", group: pki.GroupDNS, rules: []rbacv1.PolicyRule{
-			rule("", read, "endpoints", "services", "pods", "namespaces"),
-			rule("discovery.k8s.io", read, "endpointslices"),
-		}},
-		{role: "moot:local-path", group: pki.GroupVolume, rules: []rbacv1.PolicyRule{
-			rule("", all, "persistentvolumes"),
-			rule("", []string{"get", "list", "watch", "update", "patch"}, "persistentvolumeclaims"),
-			rule("", []string{"get", "list", "watch"}, "nodes", "pods"),
-			rule("storage.k8s.io", []string{"get", "list", "watch"}, "storageclasses"),
-			rule("", []string{"get", "create", "update", "patch"}, "events"),
-			rule("events.k8s.io", []string{"get", "create", "update", "patch"}, "events"),
 		}},
 	}
 }

@@ -13,7 +13,7 @@ type Config struct {
 	NodeName   string
 	Listen     []netip.Addr // addresses on this host, port 53 by the default Corefile; pods must reach them
 	Domain     string       // the cluster's domain
-	Kubeconfig string       // of the user [User], see [Objects]
+	Kubeconfig string       // of a member of pki.GroupDNS, see [Objects]
 	StateDir   string       // where the last configuration that loaded is kept
 	ResolvConf []string     // resolver configurations of the host, best first
 	// RestoreKlog is called after every load of a configuration, to make klog's

@@ -10,10 +10,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/mootkube/moot/node/pki"
 )
 
-// User is the name in the client certificate of a node's DNS server.
-const User = "system:moot:dns"
+// role names the objects that give the DNS servers their rights.
+const role = "system:moot:dns"
 
 const (
 	namespace   = "kube-system"
@@ -24,7 +26,7 @@ const (
 )
 
 // Objects returns the cluster's side of DNS: the Service with the address that
-// pods are told, the rights of [User], and the configuration for users to edit.
+// pods are told, the rights of the DNS servers of all nodes, and the configuration for users to edit.
 // See [Ensure].
 func Objects(clusterDNS netip.Addr, domain string) []runtime.Object {
 	labels := map[string]string{
@@ -34,9 +36,9 @@ func Objects(clusterDNS netip.Addr, domain string) []runtime.Object {
 	}
 	local := corev1.ServiceInternalTrafficPolicyLocal
 	meta := func(ns, name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: ns, Name: name} }
-	subject := []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: User}}
+	subject := []rbacv1.Subject{{Kind: rbacv1.GroupKind, APIGroup: rbacv1.GroupName, Name: pki.GroupDNS}}
 	ref := func(kind string) rbacv1.RoleRef {
-		return rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: kind, Name: User}
+		return rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: kind, Name: role}
 	}
 	service := &corev1.Service{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
@@ -55,17 +57,17 @@ func Objects(clusterDNS netip.Addr, domain string) []runtime.Object {
 		return metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: kind}
 	}
 	return []runtime.Object{
-		&rbacv1.ClusterRole{TypeMeta: rbac("ClusterRole"), ObjectMeta: meta("", User), Rules: []rbacv1.PolicyRule{
+		&rbacv1.ClusterRole{TypeMeta: rbac("ClusterRole"), ObjectMeta: meta("", role), Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"namespaces", "pods", "services"}, Verbs: []string{"list", "watch"}},
 			{APIGroups: []string{discoveryv1.GroupName}, Resources: []string{"endpointslices"}, Verbs: []string{"list", "watch"}},
 			{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"get"}},
 		}},
-		&rbacv1.ClusterRoleBinding{TypeMeta: rbac("ClusterRoleBinding"), ObjectMeta: meta("", User), Subjects: subject, RoleRef: ref("ClusterRole")},
-		&rbacv1.Role{TypeMeta: rbac("Role"), ObjectMeta: meta(namespace, User), Rules: []rbacv1.PolicyRule{
+		&rbacv1.ClusterRoleBinding{TypeMeta: rbac("ClusterRoleBinding"), ObjectMeta: meta("", role), Subjects: subject, RoleRef: ref("ClusterRole")},
+		&rbacv1.Role{TypeMeta: rbac("Role"), ObjectMeta: meta(namespace, role), Rules: []rbacv1.PolicyRule{
 			{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{configName, customName}, Verbs: []string{"get", "list", "watch"}},
 			{APIGroups: []string{discoveryv1.GroupName}, Resources: []string{"endpointslices"}, Verbs: []string{"get", "create", "patch"}},
 		}},
-		&rbacv1.RoleBinding{TypeMeta: rbac("RoleBinding"), ObjectMeta: meta(namespace, User), Subjects: subject, RoleRef: ref("Role")},
+		&rbacv1.RoleBinding{TypeMeta: rbac("RoleBinding"), ObjectMeta: meta(namespace, role), Subjects: subject, RoleRef: ref("Role")},
 		service,
 		&corev1.ConfigMap{
 			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},

@@ -11,7 +11,7 @@ import (
 type Config struct {
 	NodeName   string
 	Dir        string // base directory of all volumes of this node
-	Kubeconfig string // of the user [User], see [Ensure]
+	Kubeconfig string // of a member of pki.GroupVolume, see [Ensure]
 	Log        *slog.Logger
 }
 

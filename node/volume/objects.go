@@ -12,10 +12,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/mootkube/moot/node/pki"
 )
 
-// User is the name in the client certificate of a node's provisioner.
-const User = "system:moot:volume"
+// roleBinding names the object that gives the provisioners their rights.
+const roleBinding = "system:moot:volume"
 
 // ClassName is the StorageClass that claims get when they name none.
 const ClassName = "local-path"
@@ -35,12 +37,12 @@ func class() *storagev1.StorageClass {
 	}
 }
 
-// binding gives [User] the rights that upstream has ready for provisioners.
+// binding gives the provisioners of all nodes the rights that upstream has ready for provisioners.
 func binding() *rbacv1.ClusterRoleBinding {
 	return &rbacv1.ClusterRoleBinding{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRoleBinding"},
-		ObjectMeta: metav1.ObjectMeta{Name: User},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: User}},
+		ObjectMeta: metav1.ObjectMeta{Name: roleBinding},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.GroupKind, APIGroup: rbacv1.GroupName, Name: pki.GroupVolume}},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "system:persistent-volume-provisioner"},
 	}
 }
@@ -54,9 +56,9 @@ func Ensure(ctx context.Context, client kubernetes.Interface) error {
 		return fmt.Errorf("encode ClusterRoleBinding: %w", err)
 	}
 	force := true
-	if _, err := client.RbacV1().ClusterRoleBindings().Patch(ctx, User, types.ApplyPatchType, body,
+	if _, err := client.RbacV1().ClusterRoleBindings().Patch(ctx, roleBinding, types.ApplyPatchType, body,
 		metav1.PatchOptions{FieldManager: "moot", Force: &force}); err != nil {
-		return fmt.Errorf("apply ClusterRoleBinding %s: %w", User, err)
+		return fmt.Errorf("apply ClusterRoleBinding %s: %w", roleBinding, err)
 	}
 	_, err = client.StorageV1().StorageClasses().Create(ctx, class(), metav1.CreateOptions{FieldManager: "moot"})
 	if err != nil && !apierrors.IsAlreadyExists(err) {

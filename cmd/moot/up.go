@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mootkube/moot/node"
+)
+
+func newUp() *cobra.Command {
+	opts := options{Config: node.DefaultConfig()}
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Start a node in the foreground",
+		Long: `Start a node in the foreground: store, Kubernetes API, controllers, scheduler,
+containerd and kubelet in this one process. It prints a line as each part is
+ready, then READY. Ctrl-C or SIGTERM stops the daemon; pods run on, and the
+next moot up takes them over.
+
+Every flag can also stand in ` + defaultConfigFile + ` by the same name
+without the dashes; the command line wins.`,
+		Example: `  sudo moot up
+  sudo moot up --node-ip 192.0.2.10 --data-dir /srv/moot
+  sudo moot up --kubelet-arg max-pods=50 --apiserver-arg audit-log-path=/var/log/audit.log
+
+  # ` + defaultConfigFile + `
+  node-ip: 192.0.2.10
+  kubelet-arg: [max-pods=50]`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := opts.load(cmd.Flags()); err != nil {
+				return err
+			}
+			log, err := opts.logger(os.Stderr)
+			if err != nil {
+				return err
+			}
+			notifier, err := node.TakeNotifier()
+			if err != nil {
+				return err
+			}
+			if err := opts.Complete(); err != nil {
+				return err
+			}
+			began := time.Now()
+			n, err := node.New(opts.Config, log, func(e node.Progress) { printProgress(e, began) }, notifier)
+			if err != nil {
+				return err
+			}
+			return n.Run(cmd.Context())
+		},
+	}
+	opts.addFlags(cmd.Flags())
+	return cmd
+}
+
+func printProgress(e node.Progress, began time.Time) {
+	if e.Ready {
+		fmt.Printf("READY  %s after %s\n", e.Name, time.Since(began).Round(10*time.Millisecond))
+		for _, line := range e.Notes {
+			fmt.Printf("       %s\n", line)
+		}
+		return
+	}
+	fmt.Printf("%6.2fs  %-22s %s\n", time.Since(began).Seconds(), e.Name, e.Took.Round(time.Millisecond))
+	for _, line := range e.Notes {
+		fmt.Printf("         %s\n", line)
+	}
+}

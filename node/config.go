@@ -1,0 +1,202 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Config is everything a node is told. The zero value is not usable; start
+// from [DefaultConfig].
+type Config struct {
+	DataDir  string // what must survive a reboot: store, keys, images, volumes
+	StateDir string // what must not: sockets, containerd's run state
+
+	NodeName      string       // Kubernetes node name; default the host's name
+	NodeIP        netip.Addr   // address the node is reached at; default that of the default route
+	ClusterCIDR   netip.Prefix // pod addresses of the whole cluster
+	ServiceCIDR   netip.Prefix // Service addresses
+	ClusterDomain string       // DNS domain of the cluster
+
+	APIPort int      // TCP port of the Kubernetes API
+	TLSSANs []string // further names and addresses in the API's certificate
+
+	CgroupRoot   string // cgroup that pods' cgroups are made under; default the root
+	CgroupDriver string // "cgroupfs", "systemd" or "auto"
+
+	RegistryDir string // hosts.toml tree of mirrors and certificate authorities, as containerd reads it
+
+	// Extra arguments "key=value" for the upstream components' own flags.
+	APIServerArgs  []string
+	ControllerArgs []string
+	SchedulerArgs  []string
+	KubeletArgs    []string
+}
+
+// DefaultConfig returns the settings of a node that was told nothing.
+func DefaultConfig() Config {
+	return Config{
+		DataDir:       "/var/lib/moot",
+		StateDir:      "/run/moot",
+		ClusterCIDR:   netip.MustParsePrefix("10.42.0.0/16"),
+		ServiceCIDR:   netip.MustParsePrefix("10.43.0.0/16"),
+		ClusterDomain: "cluster.local",
+		APIPort:       6443,
+		CgroupDriver:  "auto",
+		RegistryDir:   "/etc/moot/certs.d",
+	}
+}
+
+// Complete fills what can be learned from the host: name and address.
+func (c *Config) Complete() error {
+	if c.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("read host name: %w; give --node-name", err)
+		}
+		c.NodeName = strings.ToLower(host)
+	}
+	if !c.NodeIP.IsValid() {
+		ip, err := defaultRouteIP()
+		if err != nil {
+			return err
+		}
+		c.NodeIP = ip
+	}
+	return nil
+}
+
+// Validate says what is wrong with the settings, all of it at once.
+func (c *Config) Validate() error {
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !filepath.IsAbs(c.DataDir) {
+		add("--data-dir %q: must be an absolute path", c.DataDir)
+	}
+	if !filepath.IsAbs(c.StateDir) {
+		add("--state-dir %q: must be an absolute path", c.StateDir)
+	}
+	if problems := validation.IsDNS1123Subdomain(c.NodeName); len(problems) > 0 {
+		add("--node-name %q: %s", c.NodeName, problems[0])
+	}
+	if !c.NodeIP.IsValid() || c.NodeIP.IsLoopback() || c.NodeIP.IsUnspecified() || c.NodeIP.IsMulticast() {
+		add("--node-ip %s: must be an address other machines reach this one at", c.NodeIP)
+	} else if !hasAddress(c.NodeIP) {
+		add("--node-ip %s: no interface of this machine has it", c.NodeIP)
+	}
+	errs = append(errs, c.validateCIDRs()...)
+	if problems := validation.IsDNS1123Subdomain(c.ClusterDomain); len(problems) > 0 {
+		add("--cluster-domain %q: %s", c.ClusterDomain, problems[0])
+	}
+	if c.APIPort < 1 || c.APIPort > 65535 {
+		add("--api-port %d: must be between 1 and 65535", c.APIPort)
+	}
+	switch c.CgroupDriver {
+	case "auto", "cgroupfs", "systemd":
+	default:
+		add("--cgroup-driver %q: must be auto, cgroupfs or systemd", c.CgroupDriver)
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) validateCIDRs() []error {
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	check := func(flag string, p netip.Prefix, maxBits int) {
+		switch {
+		case !p.IsValid():
+			add("%s: not a network; write it like 10.42.0.0/16", flag)
+		case !p.Addr().Is4():
+			add("%s %s: IPv6 is not supported yet", flag, p)
+		case p != p.Masked():
+			add("%s %s: has host bits set; did you mean %s?", flag, p, p.Masked())
+		case p.Bits() > maxBits:
+			add("%s %s: too small; /%d or larger is needed", flag, p, maxBits)
+		case c.NodeIP.IsValid() && p.Contains(c.NodeIP):
+			add("%s %s: contains this node's address %s; choose another network", flag, p, c.NodeIP)
+		}
+	}
+	check("--cluster-cidr", c.ClusterCIDR, 22)
+	check("--service-cidr", c.ServiceCIDR, 24)
+	if c.ClusterCIDR.IsValid() && c.ServiceCIDR.IsValid() && c.ClusterCIDR.Overlaps(c.ServiceCIDR) {
+		add("--cluster-cidr %s and --service-cidr %s overlap", c.ClusterCIDR, c.ServiceCIDR)
+	}
+	return errs
+}
+
+// KubeconfigPath is where the administrator's kubeconfig is written, mode 0600.
+func (c *Config) KubeconfigPath() string { return filepath.Join(c.DataDir, "kubeconfig") }
+
+// StatusSocket is where a running node answers `moot status`.
+func (c *Config) StatusSocket() string { return filepath.Join(c.StateDir, "moot.sock") }
+
+// RuntimeSocket is containerd's socket.
+func (c *Config) RuntimeSocket() string { return filepath.Join(c.StateDir, "containerd.sock") }
+
+// EtcdSocket is where the store serves the etcd API.
+func (c *Config) EtcdSocket() string { return filepath.Join(c.StateDir, "etcd.sock") }
+
+func (c *Config) nodeIPs() []netip.Addr { return []netip.Addr{c.NodeIP} }
+
+// dnsServiceIP is the tenth address of the Service network, as other
+// distributions have it.
+func (c *Config) dnsServiceIP() netip.Addr { return nthAddress(c.ServiceCIDR, 10) }
+
+func nthAddress(p netip.Prefix, n int) netip.Addr {
+	addr := p.Masked().Addr()
+	for range n {
+		addr = addr.Next()
+	}
+	return addr
+}
+
+func hasAddress(ip netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if got, ok := netip.AddrFromSlice(n.IP); ok && got.Unmap() == ip {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// defaultRouteIP is the source address the kernel picks for the default
+// route, or the only global address when there is no such route (a machine
+// with its uplink cut must still start). Nothing is sent.
+func defaultRouteIP() (netip.Addr, error) {
+	if conn, err := net.Dial("udp4", "192.0.2.1:9"); err == nil { //nolint:noctx // connecting a UDP socket sends nothing and cannot block
+		defer conn.Close() //nolint:errcheck // nothing was written
+		if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
+			if ip := a.AddrPort().Addr().Unmap(); ip.IsGlobalUnicast() {
+				return ip, nil
+			}
+		}
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("list interface addresses: %w; give --node-ip", err)
+	}
+	var found []netip.Addr
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap().Is4() && ip.Unmap().IsGlobalUnicast() {
+				found = append(found, ip.Unmap())
+			}
+		}
+	}
+	if len(found) != 1 {
+		return netip.Addr{}, fmt.Errorf("no default route and %d addresses to choose from: give --node-ip", len(found))
+	}
+	return found[0], nil
+}

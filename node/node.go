@@ -1,0 +1,177 @@
+// Package node makes one program of the parts: it checks the host, lays out
+// the directories, starts the parts in order, tells how the node is, and stops
+// them in the opposite order.
+//
+// Data flow: settings come in as a [Config]; each part gets the few values it
+// needs, as paths, addresses and sockets; the parts speak to each other over
+// the same sockets that other programs would use (etcd API, Kubernetes API,
+// CRI), so nothing here carries their data.
+//
+// Goroutines: one for each part, owned by [Node.Run]; when it returns they
+// have ended, or were reported as left behind.
+//
+// It refuses to change a host that fails [Check], to share a data directory
+// with another daemon, and to touch a running pod when it stops.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mootkube/moot/node/pki"
+)
+
+// Progress is one line of a node's start.
+type Progress struct {
+	Ready bool          // the whole node is up: Name is the node's name
+	Name  string        // the part that became ready
+	Took  time.Duration // from that part's start
+	Notes []string      // what a user should know
+}
+
+// Node is one node, not yet started.
+type Node struct {
+	cfg      Config
+	log      *slog.Logger
+	progress func(Progress)
+	notifier Notifier
+	board    board
+}
+
+// New checks the settings. It starts nothing and touches nothing.
+func New(cfg Config, log *slog.Logger, progress func(Progress), notifier Notifier) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: log, progress: progress, notifier: notifier}
+	n.board.status = Status{
+		Node: cfg.NodeName, Address: cfg.NodeIP.String(), Versions: ReadVersions(),
+		Started: time.Now(), Reason: "starting",
+	}
+	return n, nil
+}
+
+// Run is the node's life: it returns nil when ctx ended and the parts have
+// stopped, or the first failure. It may be called once in a process.
+func (n *Node) Run(ctx context.Context) error {
+	unlock, err := n.prepare()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	keys, err := pki.Ensure(filepath.Join(n.cfg.DataDir, "pki"), n.pkiParams(), time.Now())
+	if err != nil {
+		return fmt.Errorf("prepare keys: %w", err)
+	}
+	redirectUpstreamLogs(n.log)
+
+	s := newStack(n.log, n.partReady)
+	defer s.stop()
+	defer n.notify("STOPPING=1")
+	if err := n.startAll(ctx, s, keys); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	n.announce()
+	return s.wait(ctx)
+}
+
+// prepare checks the host, takes the data directory's lock and makes the
+// directories.
+func (n *Node) prepare() (unlock func(), err error) {
+	for _, dir := range []string{n.cfg.DataDir, n.cfg.StateDir} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("make directory: %w; run it with sudo, or choose another directory", err)
+		}
+	}
+	// The lock comes first: a second daemon should hear of the first, not of
+	// the ports it holds.
+	unlock, err = lockDir(n.cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	findings := Check(n.cfg)
+	if err := Failed(findings); err != nil {
+		unlock()
+		return nil, err
+	}
+	for _, f := range findings {
+		if f.Severity == Warn {
+			n.log.Warn("host check", "name", f.Name, "detail", f.Detail, "hint", f.Hint)
+		}
+	}
+	return unlock, nil
+}
+
+// lockDir makes sure that one daemon at a time works on a data directory. The
+// kernel drops the lock with the process, however it ends.
+func lockDir(dir string) (unlock func(), err error) {
+	path := filepath.Join(dir, "lock")
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits an int
+		closeErr := file.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("data directory %s is in use by another moot; stop it, or choose another --data-dir", dir)
+		}
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), closeErr)
+	}
+	return func() { _ = file.Close() }, nil
+}
+
+func (n *Node) partReady(name string, took time.Duration) {
+	n.board.update(func(s *Status) {
+		s.Parts = append(s.Parts, PartStatus{Name: name, Seconds: took.Seconds()})
+	})
+	n.notify("STATUS=" + name + " ready")
+	n.progress(Progress{Name: name, Took: took})
+}
+
+// announce tells everyone who asked that the node is up.
+func (n *Node) announce() {
+	var degraded []string
+	n.board.update(func(s *Status) {
+		if len(s.Degraded) == 0 {
+			s.Ready, s.Reason = true, ""
+		}
+		degraded = s.Degraded
+	})
+	notes := []string{
+		"kubeconfig " + n.cfg.KubeconfigPath(),
+		"try        sudo moot kubectl get pods -A",
+	}
+	for _, d := range degraded {
+		notes = append(notes, "WITHOUT    "+d)
+	}
+	n.progress(Progress{Ready: true, Name: n.cfg.NodeName, Notes: notes})
+	n.notify("READY=1", "STATUS=ready")
+}
+
+func (n *Node) notify(assignments ...string) {
+	if err := n.notifier.Send(assignments...); err != nil {
+		n.log.Warn("systemd was not told", "err", err)
+	}
+}
+
+func (n *Node) pkiParams() pki.Params {
+	return pki.Params{
+		NodeName:        n.cfg.NodeName,
+		NodeIPs:         n.cfg.nodeIPs(),
+		ServiceIP:       nthAddress(n.cfg.ServiceCIDR, 1),
+		ClusterDomain:   n.cfg.ClusterDomain,
+		ExtraSANs:       n.cfg.TLSSANs,
+		APIPort:         n.cfg.APIPort,
+		AdminKubeconfig: n.cfg.KubeconfigPath(),
+	}
+}

@@ -1,0 +1,298 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/mootkube/moot/gossip/etcd"
+	"github.com/mootkube/moot/gossip/store"
+	"github.com/mootkube/moot/node/api"
+	"github.com/mootkube/moot/node/dns"
+	"github.com/mootkube/moot/node/kubelet"
+	mootnet "github.com/mootkube/moot/node/net"
+	"github.com/mootkube/moot/node/net/proxy"
+	"github.com/mootkube/moot/node/pki"
+	"github.com/mootkube/moot/node/runtime"
+	"github.com/mootkube/moot/node/volume"
+	"github.com/mootkube/moot/sched"
+)
+
+// How long a part may take to stop before it is left behind.
+const (
+	quickStop = 5 * time.Second
+	slowStop  = 20 * time.Second
+)
+
+// startAll starts the parts in the order ARCHITECTURE.md gives.
+func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle) error {
+	exits := sched.CatchExits()
+	apiPart, err := n.apiPart(keys)
+	if err != nil {
+		return err
+	}
+	runtimePart, err := n.runtimePart()
+	if err != nil {
+		return err
+	}
+	kubeletPart, err := n.kubeletPart(keys)
+	if err != nil {
+		return err
+	}
+	networkPart, gateways, err := n.networkPart(keys)
+	if err != nil {
+		return err
+	}
+	proxyPart, err := n.proxyPart(keys)
+	if err != nil {
+		return err
+	}
+	volumePart, err := n.volumePart(keys)
+	if err != nil {
+		return err
+	}
+	if err := s.start(ctx, n.statusPart(), n.storePart()); err != nil {
+		return err
+	}
+	if err := s.start(ctx, apiPart, runtimePart); err != nil {
+		return err
+	}
+	if err := n.ensureObjects(ctx, keys); err != nil {
+		return err
+	}
+	// The pod network is known once the kubelet has registered the node and
+	// the controllers have given it a range, so these become ready together.
+	return s.start(ctx, n.termPart(keys, exits), proxyPart, networkPart, n.dnsPart(keys, gateways), volumePart, kubeletPart)
+}
+
+// untilReady makes a part's function of one that closes a channel when ready.
+func untilReady(run func(context.Context) error, readyCh <-chan struct{}) func(context.Context, func()) error {
+	return func(ctx context.Context, ready func()) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return run(ctx) })
+		group.Go(func() error {
+			select {
+			case <-readyCh:
+				ready()
+			case <-ctx.Done():
+			}
+			return nil
+		})
+		return group.Wait()
+	}
+}
+
+func (n *Node) statusPart() part {
+	return part{name: "status", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
+		return serveStatus(ctx, n.cfg.StatusSocket(), n.board.read, ready)
+	}}
+}
+
+// storePart opens the store and serves the etcd API over it, as one part: the
+// one is of no use without the other.
+func (n *Node) storePart() part {
+	return part{name: "store", stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
+		cfg := store.DefaultConfig(filepath.Join(n.cfg.DataDir, "store"))
+		cfg.Log = n.log
+		db, err := store.Open(cfg)
+		if err != nil {
+			return err
+		}
+		serve := etcd.DefaultConfig()
+		serve.Socket, serve.Store, serve.Log, serve.Name = n.cfg.EtcdSocket(), db, n.log, n.cfg.NodeName
+		server, err := etcd.New(serve)
+		if err != nil {
+			return errors.Join(err, db.Close())
+		}
+		n.board.measureBy(func(s *Status) {
+			s.Store = StoreStatus{Revision: db.Revision(), CompactedRevision: db.CompactRevision(), Bytes: db.Size()}
+		})
+		group, ctx := errgroup.WithContext(ctx)
+		// The store outlives the requests under way in the server.
+		storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+		group.Go(func() error { return db.Run(storeCtx) })
+		group.Go(func() error {
+			defer stopStore()
+			return untilReady(server.Run, server.Ready())(ctx, ready)
+		})
+		return errors.Join(group.Wait(), db.Close())
+	}}
+}
+
+func (n *Node) apiPart(keys *pki.Bundle) (part, error) {
+	cfg := api.DefaultConfig()
+	cfg.Log = n.log
+	cfg.EtcdSocket = n.cfg.EtcdSocket()
+	cfg.NodeIP, cfg.Port = n.cfg.NodeIP, n.cfg.APIPort
+	cfg.ServiceCIDR, cfg.ClusterDomain = n.cfg.ServiceCIDR, n.cfg.ClusterDomain
+	cfg.PKI, cfg.Args = keys, n.cfg.APIServerArgs
+	server, err := api.New(cfg)
+	if err != nil {
+		return part{}, err
+	}
+	return part{name: "kubernetes API", stopWithin: slowStop, run: untilReady(server.Run, server.Ready())}, nil
+}
+
+func (n *Node) runtimePart() (part, error) {
+	cfg := runtime.DefaultConfig()
+	cfg.Log, cfg.Version = n.log, Version
+	cfg.DataDir, cfg.StateDir, cfg.Socket = n.cfg.DataDir, n.cfg.StateDir, n.cfg.RuntimeSocket()
+	cfg.RegistryDirs = []string{n.cfg.RegistryDir}
+	cfg.SystemdCgroup = n.systemdCgroup()
+	containerd, err := runtime.New(cfg)
+	if err != nil {
+		return part{}, err
+	}
+	return part{name: "containerd", stopWithin: slowStop, run: untilReady(containerd.Run, containerd.Ready())}, nil
+}
+
+func (n *Node) systemdCgroup() bool {
+	return n.cfg.CgroupDriver == "systemd" || n.cfg.CgroupDriver == "auto" && runtime.SystemdCgroups()
+}
+
+// termPart leads for as long as the daemon lives: alone, it is the oldest.
+func (n *Node) termPart(keys *pki.Bundle, exits *sched.Exits) part {
+	cfg := sched.DefaultConfig()
+	cfg.Log, cfg.Term, cfg.StateDir, cfg.Exits = n.log, 1, n.cfg.StateDir, exits
+	cfg.API = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(n.cfg.APIPort)) //nolint:gosec // Validate bounds the port
+	cfg.Controllers, cfg.Scheduler, cfg.Leader = keys.ControllerManager, keys.Scheduler, keys.Leader
+	cfg.CACert, cfg.CAKey, cfg.ServiceAccountKey = keys.CA.Cert, keys.CA.Key, keys.ServiceAccountKey
+	cfg.ClusterCIDR, cfg.ServiceCIDR = n.cfg.ClusterCIDR, n.cfg.ServiceCIDR
+	cfg.ControllerArgs, cfg.SchedulerArgs = n.cfg.ControllerArgs, n.cfg.SchedulerArgs
+	cfg.APIServers = func() []netip.AddrPort {
+		return []netip.AddrPort{netip.AddrPortFrom(n.cfg.NodeIP, uint16(n.cfg.APIPort))} //nolint:gosec // Validate bounds the port
+	}
+	return part{name: "controllers", stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
+		ready()
+		return sched.Run(ctx, cfg)
+	}}
+}
+
+func (n *Node) proxyPart(keys *pki.Bundle) (part, error) {
+	p, err := proxy.New(proxy.Config{
+		NodeName: n.cfg.NodeName, NodeIP: n.cfg.NodeIP, ClusterCIDR: n.cfg.ClusterCIDR,
+		Kubeconfig: keys.Proxy, Log: n.log,
+	})
+	if err != nil {
+		return part{}, err
+	}
+	return part{name: "services", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
+		return p.Run(ctx, func(proxy.Mode) { ready() })
+	}}, nil
+}
+
+// networkPart also hands on, once, the addresses that DNS can listen on.
+func (n *Node) networkPart(keys *pki.Bundle) (part, <-chan []netip.Addr, error) {
+	cfg := mootnet.DefaultConfig()
+	cfg.NodeName, cfg.NodeIP, cfg.ClusterCIDR, cfg.Log = n.cfg.NodeName, n.cfg.NodeIP, n.cfg.ClusterCIDR, n.log
+	cfg.Kubeconfig = keys.Proxy // it may read Nodes, which a kubelet may not
+	cfg.CNIDataDir = filepath.Join(n.cfg.StateDir, "cni")
+	agent, err := mootnet.New(cfg)
+	if err != nil {
+		return part{}, nil, err
+	}
+	gateways := make(chan []netip.Addr, 1)
+	return part{name: "pod network", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
+		return agent.Run(ctx, func(net mootnet.Network) {
+			gateways <- net.Gateways
+			ready()
+		})
+	}}, gateways, nil
+}
+
+func (n *Node) dnsPart(keys *pki.Bundle, gateways <-chan []netip.Addr) part {
+	return part{name: "DNS", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
+		cfg := dns.DefaultConfig()
+		select {
+		case cfg.Listen = <-gateways:
+		case <-ctx.Done():
+			return nil
+		}
+		cfg.NodeName, cfg.Domain, cfg.Kubeconfig, cfg.Log = n.cfg.NodeName, n.cfg.ClusterDomain, keys.DNS, n.log
+		cfg.StateDir = filepath.Join(n.cfg.DataDir, "dns")
+		cfg.RestoreKlog = func() { redirectUpstreamLogs(n.log) }
+		server, err := dns.New(cfg)
+		if err != nil {
+			return err
+		}
+		return server.Run(ctx, ready)
+	}}
+}
+
+func (n *Node) volumePart(keys *pki.Bundle) (part, error) {
+	cfg := volume.DefaultConfig()
+	cfg.NodeName, cfg.Kubeconfig, cfg.Log = n.cfg.NodeName, keys.Volume, n.log
+	cfg.Dir = filepath.Join(n.cfg.DataDir, "volumes")
+	provisioner, err := volume.New(cfg)
+	if err != nil {
+		return part{}, err
+	}
+	return part{name: "volumes", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
+		ready() // claims wait for it anyway
+		return provisioner.Run(ctx)
+	}}, nil
+}
+
+// kubeletPart runs without a kubelet when its last starts took the daemon
+// down: an API that answers and says why is worth more than a crash loop.
+func (n *Node) kubeletPart(keys *pki.Bundle) (part, error) {
+	cfg := kubelet.DefaultConfig()
+	cfg.Log, cfg.NodeName, cfg.NodeIPs = n.log, n.cfg.NodeName, n.cfg.nodeIPs()
+	cfg.GuardFile = filepath.Join(n.cfg.DataDir, "kubelet-starts")
+	cfg.RuntimeSocket, cfg.Kubeconfig = n.cfg.RuntimeSocket(), keys.Kubelet
+	cfg.ClientCA, cfg.ServingCert, cfg.ServingKey = keys.CA.Cert, keys.KubeletServing.Cert, keys.KubeletServing.Key
+	cfg.ClusterDNS, cfg.ClusterDomain = []netip.Addr{n.cfg.dnsServiceIP()}, n.cfg.ClusterDomain
+	cfg.CgroupRoot, cfg.ExtraArgs = n.cfg.CgroupRoot, n.cfg.KubeletArgs
+	if n.systemdCgroup() {
+		cfg.CgroupDriver = "systemd"
+	}
+	var err error
+	cfg.ResolvConf, err = dns.PodResolvConf(dns.HostResolvConfs(), filepath.Join(n.cfg.DataDir, "dns"), n.cfg.dnsServiceIP())
+	if err != nil {
+		return part{}, err
+	}
+	if err := kubelet.Fatal(kubelet.Preflight(cfg)); err != nil {
+		return part{}, err
+	}
+	agent, err := kubelet.New(cfg)
+	if err != nil {
+		return part{}, err
+	}
+	return part{name: "kubelet", stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
+		err := agent.Run(ctx, ready)
+		if !kubelet.IsCrashLoop(err) {
+			return err
+		}
+		n.log.Error("serving the API without a kubelet", "err", err)
+		n.board.update(func(s *Status) {
+			s.Reason = err.Error()
+			s.Degraded = append(s.Degraded, "kubelet: "+err.Error())
+		})
+		ready()
+		<-ctx.Done()
+		return nil
+	}}, nil
+}
+
+// ensureObjects makes the objects that the daemon's own parts need.
+func (n *Node) ensureObjects(ctx context.Context, keys *pki.Bundle) error {
+	config, err := clientcmd.BuildConfigFromFlags("", keys.Admin)
+	if err != nil {
+		return fmt.Errorf("load administrator's kubeconfig: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make administrator's client: %w", err)
+	}
+	if err := volume.Ensure(ctx, client); err != nil {
+		return err
+	}
+	return dns.Ensure(ctx, client, dns.Objects(n.cfg.dnsServiceIP(), n.cfg.ClusterDomain))
+}

@@ -1,0 +1,135 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Status is what a running node says of itself.
+type Status struct {
+	Node     string       `json:"node"`
+	Address  string       `json:"address"`
+	Versions Versions     `json:"versions"`
+	Started  time.Time    `json:"started"`
+	Ready    bool         `json:"ready"`              // pods can run: kubelet has said so
+	Reason   string       `json:"reason,omitempty"`   // why not, when it is not
+	Degraded []string     `json:"degraded,omitempty"` // what the node does without
+	Parts    []PartStatus `json:"parts"`
+	Store    StoreStatus  `json:"store"`
+}
+
+// PartStatus is one component of the daemon.
+type PartStatus struct {
+	Name    string  `json:"name"`
+	Seconds float64 `json:"seconds"` // from its start until it was ready
+}
+
+// StoreStatus is the state of the local replica.
+type StoreStatus struct {
+	Revision          int64 `json:"revision"`
+	CompactedRevision int64 `json:"compactedRevision"`
+	Bytes             int64 `json:"bytes"` // on disk
+}
+
+// board is the status as the parts of the daemon write it.
+type board struct {
+	mu      sync.Mutex
+	status  Status
+	measure func(*Status) // fills in what changes by itself
+}
+
+func (b *board) measureBy(measure func(*Status)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.measure = measure
+}
+
+func (b *board) update(change func(*Status)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(&b.status)
+}
+
+func (b *board) read() Status {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.status
+	s.Parts = slices.Clone(s.Parts)
+	s.Degraded = slices.Clone(s.Degraded)
+	if b.measure != nil {
+		b.measure(&s)
+	}
+	return s
+}
+
+// serveStatus answers GET /status on a unix socket only root can open, until
+// ctx ends.
+func serveStatus(ctx context.Context, socket string, read func() Status, ready func()) error {
+	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove stale status socket: %w", err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("listen for status: %w", err)
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("protect status socket: %w", err), listener.Close())
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(read()) // the client hung up: nobody to tell
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	ready()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve status: %w", err)
+	}
+	return nil
+}
+
+// ErrNotRunning says that no daemon answers on the status socket.
+var ErrNotRunning = errors.New("no moot is running on this machine; start one with: sudo moot up")
+
+// FetchStatus asks the daemon behind socket how it is.
+func FetchStatus(ctx context.Context, socket string) (Status, error) {
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+		DisableKeepAlives: true,
+	}}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://moot/status", nil)
+	if err != nil {
+		return Status{}, fmt.Errorf("ask for status: %w", err)
+	}
+	resp, err := client.Do(req)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return Status{}, ErrNotRunning
+	case errors.Is(err, fs.ErrPermission):
+		return Status{}, errors.New("not allowed to ask the daemon; run it with sudo")
+	case err != nil:
+		return Status{}, fmt.Errorf("ask for status: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // the answer has been read, or its error returned
+	var s Status
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		return Status{}, fmt.Errorf("read status: %w", err)
+	}
+	return s, nil
+}
