@@ -25,17 +25,15 @@ import (
 	"github.com/mootkube/moot/cmd/moot-shim/cni"
 )
 
-// shimMemoryLimit is a soft limit on the shim's Go heap: past it the collector
-// works harder. A shim lives as long as its pod and there is one per pod.
-const shimMemoryLimit = 6 << 20
-
 func main() {
 	if filepath.Base(os.Args[0]) == cni.PluginType || os.Getenv("CNI_COMMAND") != "" {
 		// A few milliseconds of work: never worth a collection.
 		debug.SetGCPercent(-1)
 		os.Exit(cni.Main(os.Getenv))
 	}
+	// Fewer threads, each with its stack. The library sets a collector target
+	// of its own; a memory limit on top, as low as it would need to be, keeps
+	// the collector running all the time.
 	runtime.GOMAXPROCS(2)
-	debug.SetMemoryLimit(shimMemoryLimit)
 	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"))
 }

@@ -10,8 +10,8 @@
 // preload directory.
 //
 // Goroutines: Run owns the server's life. containerd's own goroutines live
-// until the process ends: the server cannot be started twice in one process,
-// and New says so.
+// until the process ends: since its registries belong to the process, Run is
+// called once in one.
 //
 // It refuses to install signal handlers, to open a TCP port, to load what a
 // node does not need (NRI, tracing, metrics, debug, other snapshotters), and
@@ -27,7 +27,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
-	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -116,6 +115,9 @@ func (c *Config) SocketPath() string {
 	return filepath.Join(c.StateDir, "containerd.sock")
 }
 
+// eventSocket is where shims report what happens to containers.
+func (c *Config) eventSocket() string { return c.SocketPath() + ".ttrpc" }
+
 // PauseImage is the image of pod sandboxes.
 func (c *Config) PauseImage() string { return "moot.local/pause:" + c.Version }
 
@@ -125,9 +127,6 @@ func (c *Config) PreloadDir() string { return filepath.Join(c.DataDir, "images")
 func (c *Config) rootDir() string       { return filepath.Join(c.DataDir, "containerd") }
 func (c *Config) runDir() string        { return filepath.Join(c.StateDir, "containerd") }
 func (c *Config) shimSocketDir() string { return filepath.Join(c.StateDir, "s") }
-
-// started guards the one server a process can have.
-var started atomic.Bool //nolint:gochecknoglobals // containerd's registries are process-wide
 
 // Runtime is a containerd server in this process.
 type Runtime struct {
@@ -139,8 +138,7 @@ type Runtime struct {
 	snapshotter string // in use; set when the server is built
 }
 
-// New checks the configuration and what the host must have. It starts nothing
-// and can be called once in a process.
+// New checks the configuration and what the host must have. It starts nothing.
 func New(cfg Config) (*Runtime, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -150,9 +148,6 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	if _, err := embeddedFile(shimAsset); err != nil {
 		return nil, err
-	}
-	if started.Swap(true) {
-		return nil, errors.New("start container runtime: one is in this process already")
 	}
 	return &Runtime{cfg: cfg, ready: make(chan struct{}), fatal: make(chan error, 1)}, nil
 }
@@ -258,9 +253,11 @@ func (r *Runtime) start(ctx context.Context) (*server.Server, error) {
 			b.srv.Stop()
 			return nil, fmt.Errorf("start containerd: %w", err)
 		}
-		if err := os.Chmod(r.cfg.SocketPath(), 0o600); err != nil {
-			b.srv.Stop()
-			return nil, fmt.Errorf("protect containerd socket: %w", err)
+		for _, socket := range []string{r.cfg.SocketPath(), r.cfg.eventSocket()} {
+			if err := os.Chmod(socket, 0o600); err != nil {
+				b.srv.Stop()
+				return nil, fmt.Errorf("protect containerd socket: %w", err)
+			}
 		}
 		r.settleLog()
 		return b.srv, nil

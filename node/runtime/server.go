@@ -45,7 +45,7 @@ func (c *Config) serverConfig(snapshotter string) (*srvconfig.Config, error) {
 		},
 		Plugins: map[string]any{
 			"io.containerd.server.v1.grpc":    map[string]any{"address": c.SocketPath()},
-			"io.containerd.server.v1.ttrpc":   map[string]any{"address": c.SocketPath() + ".ttrpc"},
+			"io.containerd.server.v1.ttrpc":   map[string]any{"address": c.eventSocket()},
 			"io.containerd.shim.v1.manager":   map[string]any{"socket_dir": c.shimSocketDir()},
 			"io.containerd.cri.v1.images":     c.imageConfig(snapshotter),
 			"io.containerd.cri.v1.runtime":    c.criConfig(limitOOM),

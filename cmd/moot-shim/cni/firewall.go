@@ -9,9 +9,12 @@ import (
 	"syscall"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/plugins/pkg/utils"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // tableName is the plugin's table, once for IPv4 and once for IPv6. Nobody
@@ -184,7 +187,22 @@ func (fw *firewall) forward(containerID string, ips []*current.IPConfig, ports [
 	if err := fw.conn.Flush(); err != nil {
 		return fmt.Errorf("set host ports: %w", err)
 	}
+	forgetFlows(ports)
 	return nil
+}
+
+// forgetFlows ends what the kernel remembers of UDP flows to the ports, or
+// senders that never pause would go on to where the port led before. Without
+// the kernel's help, which is a module of its own, they do so until they pause.
+func forgetFlows(ports []PortMapping) {
+	for _, p := range ports {
+		if number, _ := protocolNumber(p.Protocol); number != unix.IPPROTO_UDP {
+			continue
+		}
+		for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			_ = utils.DeleteConntrackEntriesForDstPort(uint16(p.HostPort), unix.IPPROTO_UDP, family)
+		}
+	}
 }
 
 // unforward removes the host ports of the containers that match.
