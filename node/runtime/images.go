@@ -56,7 +56,11 @@ func Import(ctx context.Context, socket, path string, progress func(done, total 
 		return nil, err
 	}
 	defer func() { _ = client.Close() }()
-	return importFile(ctx, client, path, progress)
+	names, err := importFile(ctx, client, path, progress)
+	if err != nil {
+		return nil, err
+	}
+	return names, awaitImages(ctx, client, names)
 }
 
 func importFile(ctx context.Context, client *containerd.Client, path string, progress func(done, total int64)) ([]string, error) {
@@ -74,6 +78,9 @@ func importFile(ctx context.Context, client *containerd.Client, path string, pro
 		in = &meter{r: f, total: info.Size(), report: progress}
 	}
 	names, err := importArchive(ctx, client, in, importOptions{tagPrefix: archiveName(path)})
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, fmt.Errorf("import %s: it is cut short, or no image archive: %w", path, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("import %s: %w", path, err)
 	}
@@ -129,7 +136,7 @@ func importArchive(ctx context.Context, client *containerd.Client, r io.Reader, 
 		return nil, err
 	}
 	if len(imgs) == 0 {
-		return nil, errors.New("no image in it has a name")
+		return nil, errors.New("no image in it has a name: save it with a tag")
 	}
 	names := make([]string, 0, len(imgs))
 	for _, img := range imgs {

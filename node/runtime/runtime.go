@@ -29,6 +29,7 @@ import (
 	goruntime "runtime"
 
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
+	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/sirupsen/logrus"
 )
@@ -204,6 +205,10 @@ func (r *Runtime) install() error {
 	if err != nil {
 		return err
 	}
+	// A file system that forbids it is better noticed here than by every pod.
+	if err := exec.Command(bin, "-v").Run(); err != nil {
+		return fmt.Errorf("run %s: %w: is the data directory mounted noexec?", bin, err)
+	}
 	if err := installPlugin(bin, r.cfg.CNIBinDir); err != nil {
 		return err
 	}
@@ -221,6 +226,9 @@ func (r *Runtime) install() error {
 func (r *Runtime) start(ctx context.Context) (*server.Server, error) {
 	var err error
 	if r.snapshotter, err = r.cfg.pickSnapshotter(); err != nil {
+		return nil, err
+	}
+	if err := checkDatabases(r.cfg.rootDir()); err != nil {
 		return nil, err
 	}
 	cfg, err := r.cfg.serverConfig(r.snapshotter)
@@ -241,7 +249,7 @@ func (r *Runtime) start(ctx context.Context) (*server.Server, error) {
 	}
 	done := make(chan built, 1)
 	go func() {
-		srv, err := server.New(ctx, cfg)
+		srv, err := build(ctx, cfg)
 		done <- built{srv, err}
 	}()
 	select {
@@ -249,15 +257,9 @@ func (r *Runtime) start(ctx context.Context) (*server.Server, error) {
 		if b.err != nil {
 			return nil, fmt.Errorf("start containerd: %w", b.err)
 		}
-		if err := b.srv.Start(ctx); err != nil {
+		if err := r.open(ctx, b.srv); err != nil {
 			b.srv.Stop()
-			return nil, fmt.Errorf("start containerd: %w", err)
-		}
-		for _, socket := range []string{r.cfg.SocketPath(), r.cfg.eventSocket()} {
-			if err := os.Chmod(socket, 0o600); err != nil {
-				b.srv.Stop()
-				return nil, fmt.Errorf("protect containerd socket: %w", err)
-			}
+			return nil, err
 		}
 		r.settleLog()
 		return b.srv, nil
@@ -266,6 +268,29 @@ func (r *Runtime) start(ctx context.Context) (*server.Server, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// build makes the server. A damaged database may make it panic.
+func build(ctx context.Context, cfg *srvconfig.Config) (srv *server.Server, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return server.New(ctx, cfg)
+}
+
+// open serves the API, to root alone.
+func (r *Runtime) open(ctx context.Context, srv *server.Server) error {
+	if err := srv.Start(ctx); err != nil {
+		return fmt.Errorf("serve containerd: %w", err)
+	}
+	for _, socket := range []string{r.cfg.SocketPath(), r.cfg.eventSocket()} {
+		if err := os.Chmod(socket, 0o600); err != nil {
+			return fmt.Errorf("protect containerd socket: %w", err)
+		}
+	}
+	return nil
 }
 
 // cleanMounts removes the temporary mounts that a crash left.

@@ -34,9 +34,19 @@ func (c *Config) serverConfig(snapshotter string) (*srvconfig.Config, error) {
 		Version: version.ConfigVersion,
 		Root:    c.rootDir(),
 		State:   c.runDir(),
+		// In the order they depend on each other, so that the error is that of
+		// the first that fails.
 		RequiredPlugins: []string{
-			"io.containerd.grpc.v1.cri",
+			"io.containerd.content.v1.content",
 			"io.containerd.snapshotter.v1." + snapshotter,
+			"io.containerd.metadata.v1.bolt",
+			"io.containerd.shim.v1.manager",
+			"io.containerd.runtime.v2.task",
+			"io.containerd.cri.v1.images",
+			"io.containerd.cri.v1.runtime",
+			"io.containerd.grpc.v1.cri",
+			"io.containerd.server.v1.grpc",
+			"io.containerd.server.v1.ttrpc",
 		},
 		// Counters that nobody reads and that cost on every call.
 		DisabledPlugins: []string{
