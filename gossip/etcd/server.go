@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -58,8 +59,8 @@ func (s *Server) Run(ctx context.Context) error {
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		// Serve returns nil only after a stop.
-		if err := g.Serve(netutil.LimitListener(listener, s.cfg.MaxConnections)); err != nil {
+		// Serve returns nil after a stop, an error if the stop came first.
+		if err := g.Serve(netutil.LimitListener(listener, s.cfg.MaxConnections)); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			return fmt.Errorf("serve etcd API: %w", err)
 		}
 		return nil
