@@ -40,7 +40,7 @@ func (n *network) connect(netns ns.NetNS, ifName string, result *current.Result)
 		{Name: ifName, Mac: pod.HardwareAddr.String(), Sandbox: netns.Path()},
 	}
 	for _, c := range result.IPs {
-		c.Interface = current.Int(1)
+		c.Interface = new(1)
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ type Config struct {
 	// configuration lists.
 	RuntimeConfig struct {
 		PortMappings []PortMapping `json:"portMappings,omitempty"`
-	} `json:"runtimeConfig,omitempty"`
+	} `json:"runtimeConfig"`
 }
 
 // PortMapping forwards a port of the node to the pod.
