@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	goruntime "runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -92,6 +93,11 @@ func inside(t *testing.T) *testNode {
 		"sh", "-c", `"$0" "$@"; exit $?`,
 		os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), envInside+"="+cgroup)
+	// Killed itself, this process takes the namespaces with it. The kernel
+	// means the thread when it says parent.
+	goruntime.LockOSThread()
+	defer goruntime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	t.Logf("inside:\n%s", out)
 	if err != nil {
