@@ -45,6 +45,7 @@ func probeBTF() error {
 }
 
 func probeKfunc(name string) error {
+	defer btf.FlushKernelSpec() // 40 MB that the package would keep
 	spec, err := btf.LoadKernelSpec()
 	if err != nil {
 		return fmt.Errorf("load kernel type information: %w", err)

@@ -2,15 +2,38 @@ package node
 
 import (
 	"context"
+	stdlog "log"
 	"log/slog"
+	"strings"
 
 	"k8s.io/klog/v2"
 )
 
 // redirectUpstreamLogs sends what upstream's code logs through klog to log.
 // Its information is debug here: a quiet cluster says hundreds of such lines.
+// What comes through the standard library's logger, CoreDNS' lines for one, is
+// told apart by the level in its text.
 func redirectUpstreamLogs(log *slog.Logger) {
 	klog.SetSlogLogger(slog.New(upstreamHandler{log.Handler()}))
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(lineLogger{log})
+}
+
+// lineLogger logs each write as one record.
+type lineLogger struct{ log *slog.Logger }
+
+func (l lineLogger) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	level := slog.LevelDebug
+	for marker, of := range map[string]slog.Level{
+		"[WARNING] ": slog.LevelWarn, "[ERROR] ": slog.LevelError, "[FATAL] ": slog.LevelError, "[INFO] ": slog.LevelDebug,
+	} {
+		if rest, ok := strings.CutPrefix(text, marker); ok {
+			text, level = rest, of
+		}
+	}
+	l.log.Log(context.Background(), level, text)
+	return len(line), nil
 }
 
 // upstreamHandler takes upstream's levels down by one notch.

@@ -99,7 +99,7 @@ func (n *Node) prepare() (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	findings := Check(n.cfg)
+	findings := checkHost(n.cfg)
 	if err := Failed(findings); err != nil {
 		unlock()
 		return nil, err

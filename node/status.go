@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"slices"
 	"sync"
@@ -72,8 +73,8 @@ func (b *board) read() Status {
 	return s
 }
 
-// serveStatus answers GET /status on a unix socket only root can open, until
-// ctx ends.
+// serveStatus answers GET /status, and Go's profiles below /debug/pprof/, on a
+// unix socket only root can open, until ctx ends.
 func serveStatus(ctx context.Context, socket string, read func() Status, ready func()) error {
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove stale status socket: %w", err)
@@ -90,6 +91,9 @@ func serveStatus(ctx context.Context, socket string, read func() Status, ready f
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(read()) // the client hung up: nobody to tell
 	})
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
