@@ -29,6 +29,8 @@ type batch struct {
 	changes []*change
 	bytes   int
 	disk    *pebble.Batch // nil while nothing goes to disk
+	logged  bool          // changes go to disk
+	upTo    int64         // the newest of those
 	view    *view
 }
 
@@ -76,6 +78,7 @@ type committer struct {
 	memSeq    uint64
 	clock     crdt.Clock
 	reserved  ceiling
+	tally     tally
 	now       time.Time // when the present batch began
 
 	space   func() error // the disk has room, asked once per batch
@@ -92,6 +95,7 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 		seq:      reserved.seq,
 		clock:    ld.clock,
 		reserved: reserved,
+		tally:    ld.tally,
 		settled:  true,
 	}
 }
@@ -267,6 +271,9 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, last, replaced *
 	}
 	if cls.durable {
 		c.scratch = crdt.AppendRecord(c.scratch[:0], r)
+		c.tally.rev = int64(r.Mod)
+		c.tally.records++
+		b.logged = true
 		c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))
 		c.store.recent.add(r)
 	}
@@ -294,6 +301,10 @@ func (c *committer) seal(b *batch) error {
 	if b.disk == nil {
 		return nil
 	}
+	if b.logged {
+		b.upTo = c.tally.rev
+		c.must(b.disk.Set(tallyKey, encodeTally(c.tally), nil))
+	}
 	if err := c.store.db.ApplyNoSyncWait(b.disk, pebble.Sync); err != nil {
 		return fmt.Errorf("write log: %w", err)
 	}
@@ -311,6 +322,7 @@ func (s *Store) publish(batches <-chan *batch) error {
 				s.fail(failed)
 			} else {
 				failed = b.disk.Close()
+				s.remember(b)
 			}
 		}
 		if failed != nil {
@@ -325,6 +337,16 @@ func (s *Store) publish(batches <-chan *batch) error {
 		b.answer(nil)
 	}
 	return failed
+}
+
+// remember notes in the mark how far the log has come.
+func (s *Store) remember(b *batch) {
+	if !b.logged {
+		return
+	}
+	if err := s.mark.write(b.upTo); err != nil {
+		s.cfg.Log.Warn("end of the log is not noted", "err", err)
+	}
 }
 
 func (s *Store) nudgeCommitter() {

@@ -117,6 +117,8 @@ func (c *committer) sweepSome(revs []int64) (err error) {
 	b := c.store.db.NewBatch()
 	defer func() { err = errors.Join(err, b.Close()) }()
 	c.must(b.Set(floorKey, encodeNumber(c.head.floor), nil))
+	c.tally.records -= int64(len(revs))
+	c.must(b.Set(tallyKey, encodeTally(c.tally), nil))
 	for _, rev := range revs {
 		c.must(b.Delete(numberKey(logPrefix, rev), nil))
 	}

@@ -23,6 +23,7 @@ var (
 	formatKey  = []byte("mformat")  // layout of the log
 	ceilingKey = []byte("mceiling") // what is reserved
 	floorKey   = []byte("mfloor")   // revision compacted to
+	tallyKey   = []byte("mtally")   // what the log must hold
 )
 
 // formatVersion is the layout this code writes.

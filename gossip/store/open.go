@@ -98,6 +98,8 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 	if cfg.BallastBytes > 0 {
 		cfg.FS = vfs.OnDiskFull(cfg.FS, s.space.release)
 	}
+	keeper := &keeper{FS: cfg.FS}
+	cfg.FS = keeper
 	s.cache = pebble.NewCache(cfg.CacheBytes)
 	log := &pebbleLog{log: cfg.Log, fail: s.fail}
 	logDir := cfg.FS.PathJoin(cfg.Dir, "log")
@@ -107,10 +109,19 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 	}
 	if err := s.unlessFatal(s.load); err != nil {
 		defer s.cache.Unref()
+		if s.mark != nil {
+			err = errors.Join(err, s.mark.file.Close())
+		}
 		if s.failed() {
 			return nil, damaged(logDir, err)
 		}
-		return nil, errors.Join(damaged(logDir, err), s.db.Close())
+		if err := s.db.Close(); err != nil {
+			cfg.Log.Warn("damaged log is not closed cleanly", "err", oneLine(err.Error()))
+		}
+		return nil, damaged(logDir, err)
+	}
+	if err := keeper.trust(); err != nil {
+		cfg.Log.Warn("obsolete files stay", "err", oneLine(err.Error()))
 	}
 	return s, nil
 }
@@ -165,6 +176,13 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
+	var marked int64
+	if s.mark, marked, err = openMark(s.cfg); err != nil {
+		return err
+	}
+	if ld.tally, err = checkWhole(s.cfg, s.db, ld.records, marked); err != nil {
+		return err
+	}
 	reserved.rev, reserved.seq = max(reserved.rev, ld.rev), max(reserved.seq, ld.seq)
 	boot := reserved.firstRevision(now, s.cfg.Node)
 	ld.head.rev, ld.head.boot = int64(boot), int64(boot)
@@ -206,6 +224,9 @@ type loader struct {
 	rev    crdt.Revision // highest revision seen
 	seq    uint64        // highest sequence of origin seen
 	clock  crdt.Clock
+
+	records int64 // read from the log
+	tally   tally // what the log says it holds
 }
 
 // readLog adds every record of the log to the index. It returns the versions
@@ -240,6 +261,7 @@ func (l *loader) addRecord(iter *pebble.Iterator) error {
 	if !bytes.Equal(iter.Key(), numberKey(logPrefix, int64(rec.Mod))) {
 		return fmt.Errorf("record of revision %d is at key %x", rec.Mod, iter.Key())
 	}
+	l.records++
 	l.head.add(bytes.Clone(rec.Key), newVersion(rec, durable))
 	l.rev = max(l.rev, rec.Mod)
 	l.clock.High = max(l.clock.High, rec.Stamp)

@@ -23,6 +23,7 @@ type Store struct {
 	cache  *pebble.Cache
 	lock   *pebble.Lock
 	space  *space
+	mark   *mark
 
 	view   atomic.Pointer[view] // what is visible
 	recent *recent
@@ -121,7 +122,7 @@ func (s *Store) Close() error {
 	if s.failed() {
 		return errors.Join(err, s.lock.Close())
 	}
-	err = errors.Join(err, s.db.Close(), s.lock.Close())
+	err = errors.Join(err, s.mark.file.Close(), s.db.Close(), s.lock.Close())
 	if err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
