@@ -205,7 +205,10 @@ func (c *Cluster) WaitReady(ctx context.Context, node string) error {
 		return c.cfg.CheckNode(ctx, c, node)
 	})
 	if err != nil {
-		return fmt.Errorf("%w (%w); its last words, from %s:\n%s", err, context.Cause(ctx), c.daemonLog(node), tail(c.daemonLog(node), 20))
+		if cause := context.Cause(ctx); cause != nil {
+			err = fmt.Errorf("wait for %s: %w", node, cause)
+		}
+		return fmt.Errorf("%w; its last words, from %s:\n%s", err, c.daemonLog(node), tail(c.daemonLog(node), 20))
 	}
 	return nil
 }

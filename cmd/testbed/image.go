@@ -37,6 +37,7 @@ func newImage(o *options) *cobra.Command {
 		},
 	}
 	build.Flags().StringVar(&spec.Name, "name", "", "name and tag of the image")
+	build.Flags().StringVar(&spec.Path, "path", "", "path of the binary in the image (default: its name, in /)")
 	build.Flags().StringSliceVar(&spec.Links, "link", nil, "further paths of the binary in the image")
 	build.Flags().StringVar(&spec.User, "user", "", "user to run as")
 	if err := build.MarkFlagRequired("name"); err != nil {
