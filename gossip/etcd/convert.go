@@ -2,14 +2,12 @@ package etcd
 
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/mootkube/moot/gossip/store"
 )
 
-// The functions of this file turn requests and answers from one vocabulary
-// into the other. Keys and values are shared, never copied: the store does not
-// change what it handed out, and a decoded request belongs to its handler.
+// The functions of this file turn requests into the store's. Keys and values
+// are shared, never copied: a decoded request belongs to its handler.
 
 func toRange(r *pb.RangeRequest) store.RangeRequest {
 	out := store.RangeRequest{
@@ -98,73 +96,4 @@ func toTxn(r *pb.TxnRequest) store.Txn {
 		}
 	}
 	return txn
-}
-
-func fromKV(kv *store.KeyValue) *mvccpb.KeyValue {
-	return &mvccpb.KeyValue{
-		Key:            kv.Key,
-		Value:          kv.Value,
-		CreateRevision: kv.CreateRevision,
-		ModRevision:    kv.ModRevision,
-		Version:        kv.Version,
-		Lease:          kv.Lease,
-	}
-}
-
-// fromKVs makes all messages of a list in one allocation.
-func fromKVs(kvs []store.KeyValue, keysOnly bool) []*mvccpb.KeyValue {
-	if len(kvs) == 0 {
-		return nil
-	}
-	messages := make([]mvccpb.KeyValue, len(kvs))
-	out := make([]*mvccpb.KeyValue, len(kvs))
-	for i := range kvs {
-		kv, m := &kvs[i], &messages[i]
-		m.Key, m.CreateRevision, m.ModRevision, m.Version, m.Lease = kv.Key, kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease
-		if !keysOnly {
-			m.Value = kv.Value
-		}
-		out[i] = m
-	}
-	return out
-}
-
-// fromRange finishes the answer to r. The header is the caller's.
-func fromRange(r *pb.RangeRequest, res store.RangeResult) *pb.RangeResponse {
-	if refined(r) {
-		refine(r, &res)
-	}
-	return &pb.RangeResponse{Kvs: fromKVs(res.KVs, r.KeysOnly), More: res.More, Count: res.Count}
-}
-
-func fromTxn(r *pb.TxnRequest, res store.TxnResult) *pb.TxnResponse {
-	ops := r.Success
-	if !res.Succeeded {
-		ops = r.Failure
-	}
-	out := &pb.TxnResponse{Succeeded: res.Succeeded}
-	if len(ops) == 0 {
-		return out
-	}
-	header := &pb.ResponseHeader{Revision: res.Revision}
-	out.Responses = make([]*pb.ResponseOp, len(ops))
-	for i, op := range ops {
-		result := &res.Results[i]
-		switch o := op.Request.(type) {
-		case *pb.RequestOp_RequestRange:
-			resp := fromRange(o.RequestRange, result.Range)
-			resp.Header = header
-			out.Responses[i] = &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{ResponseRange: resp}}
-		case *pb.RequestOp_RequestPut:
-			resp := &pb.PutResponse{Header: header}
-			if len(result.Prev) > 0 {
-				resp.PrevKv = fromKV(&result.Prev[0])
-			}
-			out.Responses[i] = &pb.ResponseOp{Response: &pb.ResponseOp_ResponsePut{ResponsePut: resp}}
-		case *pb.RequestOp_RequestDeleteRange:
-			resp := &pb.DeleteRangeResponse{Header: header, Deleted: result.Deleted, PrevKvs: fromKVs(result.Prev, false)}
-			out.Responses[i] = &pb.ResponseOp{Response: &pb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: resp}}
-		}
-	}
-	return out
 }

@@ -4,13 +4,13 @@ import (
 	"context"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 
 	"github.com/mootkube/moot/gossip/store"
 )
 
 // kvService answers the KV service.
 type kvService struct {
-	pb.UnsafeKVServer
 	identity
 	store     Store
 	maxTxnOps int
@@ -25,11 +25,53 @@ type identity struct {
 // there is no raft here, so it never moves.
 const raftTerm = 1
 
-func (i identity) header(revision int64) *pb.ResponseHeader {
+func (i identity) headerMessage(revision int64) *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: i.clusterID, MemberId: i.memberID, Revision: revision, RaftTerm: raftTerm}
 }
 
-func (s *kvService) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+// kvDesc describes the KV service to gRPC. The generated description wants
+// generated messages for answers, see [answer].
+func kvDesc() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: pb.KV_ServiceDesc.ServiceName,
+		HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{
+			unary("Range", (*kvService).rangeKeys),
+			unary("Put", (*kvService).put),
+			unary("DeleteRange", (*kvService).deleteRange),
+			unary("Txn", (*kvService).txn),
+			unary("Compact", (*kvService).compact),
+		},
+		Streams: []grpc.StreamDesc{{
+			StreamName:    "RangeStream",
+			ServerStreams: true,
+			Handler: func(srv any, stream grpc.ServerStream) error {
+				r := new(pb.RangeRequest)
+				if err := stream.RecvMsg(r); err != nil {
+					return err
+				}
+				return srv.(*kvService).rangeStream(r, stream)
+			},
+		}},
+		Metadata: pb.KV_ServiceDesc.Metadata,
+	}
+}
+
+// unary describes a method to gRPC.
+func unary[R, A any](name string, handle func(*kvService, context.Context, *R) (A, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{
+		MethodName: name,
+		Handler: func(srv any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			r := new(R)
+			if err := decode(r); err != nil {
+				return nil, err
+			}
+			return handle(srv.(*kvService), ctx, r)
+		},
+	}
+}
+
+func (s *kvService) rangeKeys(ctx context.Context, r *pb.RangeRequest) (*rangeAnswer, error) {
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
@@ -37,52 +79,45 @@ func (s *kvService) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRes
 	if err != nil {
 		return nil, statusError(err)
 	}
-	out := fromRange(r, res)
-	out.Header = s.header(res.Revision)
-	return out, nil
+	return newRangeAnswer(&header{s.identity, res.Revision}, r, res), nil
 }
 
-// RangeStream sends one consistent snapshot in chunks. Only the last one
+// rangeStream sends one consistent snapshot in chunks. Only the last one
 // carries header, count and more, as in etcd; since a chunk does not know
 // whether another follows, each is held back until the next has arrived.
-func (s *kvService) RangeStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {
+func (s *kvService) rangeStream(r *pb.RangeRequest, stream grpc.ServerStream) error {
 	if err := checkRangeStream(r); err != nil {
 		return err
 	}
 	if r.CountOnly {
 		return s.countStream(r, stream)
 	}
-	var held *pb.RangeResponse
-	var last store.RangeResult
+	var held store.RangeResult
+	started := false
 	err := s.store.RangeStream(stream.Context(), toRange(r), func(chunk store.RangeResult) error {
-		if held != nil {
-			if err := stream.Send(&pb.RangeStreamResponse{RangeResponse: held}); err != nil {
+		if started {
+			if err := stream.SendMsg(streamAnswer{&rangeAnswer{kvs: held.KVs, keysOnly: r.KeysOnly}}); err != nil {
 				return err
 			}
 		}
-		held = &pb.RangeResponse{Kvs: fromKVs(chunk.KVs, r.KeysOnly)}
-		last = chunk
+		held, started = chunk, true
 		return nil
 	})
 	if err != nil {
 		return statusError(err)
 	}
-	if held == nil {
-		held = &pb.RangeResponse{}
-	}
-	held.Header, held.Count, held.More = s.header(last.Revision), last.Count, last.More
-	return stream.Send(&pb.RangeStreamResponse{RangeResponse: held})
+	return stream.SendMsg(streamAnswer{newRangeAnswer(&header{s.identity, held.Revision}, r, held)})
 }
 
-func (s *kvService) countStream(r *pb.RangeRequest, stream pb.KV_RangeStreamServer) error {
+func (s *kvService) countStream(r *pb.RangeRequest, stream grpc.ServerStream) error {
 	res, err := s.store.Range(stream.Context(), toRange(r))
 	if err != nil {
 		return statusError(err)
 	}
-	return stream.Send(&pb.RangeStreamResponse{RangeResponse: &pb.RangeResponse{Header: s.header(res.Revision), Count: res.Count}})
+	return stream.SendMsg(streamAnswer{&rangeAnswer{header: &header{s.identity, res.Revision}, count: res.Count}})
 }
 
-func (s *kvService) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, error) {
+func (s *kvService) put(ctx context.Context, r *pb.PutRequest) (*putAnswer, error) {
 	if err := checkPut(r); err != nil {
 		return nil, err
 	}
@@ -90,14 +125,10 @@ func (s *kvService) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse,
 	if err != nil {
 		return nil, statusError(err)
 	}
-	out := &pb.PutResponse{Header: s.header(res.Revision)}
-	if prev := res.Results[0].Prev; len(prev) > 0 {
-		out.PrevKv = fromKV(&prev[0])
-	}
-	return out, nil
+	return &putAnswer{header: header{s.identity, res.Revision}, prev: res.Results[0].Prev}, nil
 }
 
-func (s *kvService) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
+func (s *kvService) deleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*deleteAnswer, error) {
 	if err := checkDelete(r); err != nil {
 		return nil, err
 	}
@@ -105,15 +136,11 @@ func (s *kvService) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (
 	if err != nil {
 		return nil, statusError(err)
 	}
-	result := res.Results[0]
-	return &pb.DeleteRangeResponse{
-		Header:  s.header(res.Revision),
-		Deleted: result.Deleted,
-		PrevKvs: fromKVs(result.Prev, false),
-	}, nil
+	result := &res.Results[0]
+	return &deleteAnswer{header: header{s.identity, res.Revision}, deleted: result.Deleted, prev: result.Prev}, nil
 }
 
-func (s *kvService) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+func (s *kvService) txn(ctx context.Context, r *pb.TxnRequest) (*txnAnswer, error) {
 	if err := checkTxn(r, s.maxTxnOps); err != nil {
 		return nil, err
 	}
@@ -121,17 +148,15 @@ func (s *kvService) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse,
 	if err != nil {
 		return nil, statusError(err)
 	}
-	out := fromTxn(r, res)
-	out.Header = s.header(res.Revision)
-	return out, nil
+	return newTxnAnswer(header{s.identity, res.Revision}, r, res), nil
 }
 
-// Compact always waits until the store has recorded the compaction; the
+// compact always waits until the store has recorded the compaction; the
 // request's Physical asks for no more than that here, because the space comes
 // back by the store's own background work.
-func (s *kvService) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+func (s *kvService) compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
 	if err := s.store.Compact(ctx, r.Revision); err != nil {
 		return nil, statusError(err)
 	}
-	return &pb.CompactionResponse{Header: s.header(s.store.Revision())}, nil
+	return &pb.CompactionResponse{Header: s.headerMessage(s.store.Revision())}, nil
 }

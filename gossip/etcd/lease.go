@@ -36,14 +36,14 @@ func (s *leaseService) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) 
 	if err != nil {
 		return nil, statusError(err)
 	}
-	return &pb.LeaseGrantResponse{Header: s.header(s.store.Revision()), ID: lease.ID, TTL: lease.TTL}, nil
+	return &pb.LeaseGrantResponse{Header: s.headerMessage(s.store.Revision()), ID: lease.ID, TTL: lease.TTL}, nil
 }
 
 func (s *leaseService) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
 	if err := s.store.Revoke(ctx, r.ID); err != nil {
 		return nil, statusError(err)
 	}
-	return &pb.LeaseRevokeResponse{Header: s.header(s.store.Revision())}, nil
+	return &pb.LeaseRevokeResponse{Header: s.headerMessage(s.store.Revision())}, nil
 }
 
 // LeaseKeepAlive answers each request of the stream in turn. A lease that does
@@ -68,7 +68,7 @@ func (s *leaseService) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) erro
 			if err != nil {
 				return statusError(err)
 			}
-			if err := stream.Send(&pb.LeaseKeepAliveResponse{Header: s.header(revision), ID: r.ID, TTL: ttl}); err != nil {
+			if err := stream.Send(&pb.LeaseKeepAliveResponse{Header: s.headerMessage(revision), ID: r.ID, TTL: ttl}); err != nil {
 				return err
 			}
 		}
@@ -76,7 +76,7 @@ func (s *leaseService) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) erro
 }
 
 func (s *leaseService) LeaseTimeToLive(_ context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
-	out := &pb.LeaseTimeToLiveResponse{Header: s.header(s.store.Revision()), ID: r.ID}
+	out := &pb.LeaseTimeToLiveResponse{Header: s.headerMessage(s.store.Revision()), ID: r.ID}
 	lease, err := s.store.TimeToLive(r.ID, r.Keys)
 	switch {
 	case errors.Is(err, store.ErrLeaseNotFound):
@@ -91,7 +91,7 @@ func (s *leaseService) LeaseTimeToLive(_ context.Context, r *pb.LeaseTimeToLiveR
 
 func (s *leaseService) LeaseLeases(context.Context, *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
 	ids := s.store.Leases()
-	out := &pb.LeaseLeasesResponse{Header: s.header(s.store.Revision()), Leases: make([]*pb.LeaseStatus, len(ids))}
+	out := &pb.LeaseLeasesResponse{Header: s.headerMessage(s.store.Revision()), Leases: make([]*pb.LeaseStatus, len(ids))}
 	for i, id := range ids {
 		out.Leases[i] = &pb.LeaseStatus{ID: id}
 	}

@@ -28,7 +28,7 @@ type maintenanceService struct {
 func (s *maintenanceService) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
 	revision, size := s.store.Revision(), s.store.Size()
 	return &pb.StatusResponse{
-		Header:           s.header(revision),
+		Header:           s.headerMessage(revision),
 		Version:          servedVersion,
 		StorageVersion:   storageVersion,
 		DbSize:           size,
@@ -47,7 +47,7 @@ func (s *maintenanceService) Alarm(_ context.Context, r *pb.AlarmRequest) (*pb.A
 	if r.Action != pb.AlarmRequest_GET {
 		return nil, status.Error(codes.Unimplemented, "alarms cannot be raised or cleared by hand; free disk space and writes go on by themselves")
 	}
-	return &pb.AlarmResponse{Header: s.header(s.store.Revision())}, nil
+	return &pb.AlarmResponse{Header: s.headerMessage(s.store.Revision())}, nil
 }
 
 // clusterService answers what is served of the Cluster service.
@@ -61,7 +61,7 @@ type clusterService struct {
 
 func (s *clusterService) MemberList(context.Context, *pb.MemberListRequest) (*pb.MemberListResponse, error) {
 	return &pb.MemberListResponse{
-		Header: s.header(s.store.Revision()),
+		Header: s.headerMessage(s.store.Revision()),
 		Members: []*pb.Member{{
 			ID:         s.memberID,
 			Name:       s.name,

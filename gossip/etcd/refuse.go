@@ -75,7 +75,7 @@ func served(desc grpc.ServiceDesc, methods ...string) *grpc.ServiceDesc {
 // register adds every served method to g.
 func (s *Server) register(g *grpc.Server) {
 	id := identity{clusterID: s.cfg.ClusterID, memberID: s.cfg.MemberID}
-	g.RegisterService(&pb.KV_ServiceDesc, &kvService{identity: id, store: s.cfg.Store, maxTxnOps: s.cfg.MaxTxnOps})
+	g.RegisterService(kvDesc(), &kvService{identity: id, store: s.cfg.Store, maxTxnOps: s.cfg.MaxTxnOps})
 	g.RegisterService(&pb.Watch_ServiceDesc, &watchService{
 		identity:         id,
 		store:            s.cfg.Store,

@@ -81,6 +81,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 func (s *Server) options() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(s.cfg.MaxRequestBytes + framingBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(s.cfg.MaxStreams),

@@ -115,7 +115,7 @@ func (ws *watchStream) create(r *pb.WatchCreateRequest) error {
 		key = []byte{0}
 	}
 	if reason := ws.refuseLocked(r, key); reason != "" {
-		return ws.stream.Send(&pb.WatchResponse{Header: ws.header(revision), WatchId: noWatch, Created: true, Canceled: true, CancelReason: reason})
+		return ws.stream.Send(&pb.WatchResponse{Header: ws.headerMessage(revision), WatchId: noWatch, Created: true, Canceled: true, CancelReason: reason})
 	}
 	start := r.StartRevision
 	if start == 0 {
@@ -127,7 +127,7 @@ func (ws *watchStream) create(r *pb.WatchCreateRequest) error {
 		return statusError(err)
 	}
 	id := ws.idLocked(r.WatchId)
-	if err := ws.stream.Send(&pb.WatchResponse{Header: ws.header(revision), WatchId: id, Created: true}); err != nil {
+	if err := ws.stream.Send(&pb.WatchResponse{Header: ws.headerMessage(revision), WatchId: id, Created: true}); err != nil {
 		if source != nil {
 			source.Close()
 		}
@@ -184,7 +184,7 @@ func (ws *watchStream) idLocked(wanted int64) int64 {
 
 func (ws *watchStream) sendCompactedLocked(id int64) error {
 	return ws.stream.Send(&pb.WatchResponse{
-		Header:          ws.header(ws.store.Revision()),
+		Header:          ws.headerMessage(ws.store.Revision()),
 		WatchId:         id,
 		Canceled:        true,
 		CompactRevision: ws.store.CompactRevision(),
@@ -200,7 +200,7 @@ func (ws *watchStream) cancel(id int64) error {
 		return nil
 	}
 	w.source.Close()
-	if err := ws.stream.Send(&pb.WatchResponse{Header: ws.header(ws.store.Revision()), WatchId: id, Canceled: true}); err != nil {
+	if err := ws.stream.Send(&pb.WatchResponse{Header: ws.headerMessage(ws.store.Revision()), WatchId: id, Canceled: true}); err != nil {
 		return err
 	}
 	return ws.removeLocked(w)

@@ -2,9 +2,9 @@ package etcd
 
 import (
 	"errors"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/mootkube/moot/gossip/store"
 )
@@ -42,15 +42,16 @@ func (ws *watchStream) deliver(w *watch, events []store.Event) error {
 			size += eventSize(&events[n], w.prevKV)
 			n++
 		}
-		if out := w.events(events[:n]); len(out) > 0 {
-			response := &pb.WatchResponse{Header: ws.header(events[n-1].KV.ModRevision), WatchId: w.id, Events: out}
+		last := events[n-1].KV.ModRevision
+		if wanted := w.wanted(events[:n]); len(wanted) > 0 {
+			response := &eventsAnswer{header: header{ws.identity, last}, watchID: w.id, prevKV: w.prevKV, events: wanted}
 			ws.mu.Lock()
 			if w.gone {
 				ws.mu.Unlock()
 				return nil
 			}
 			w.active = true
-			err := ws.stream.Send(response)
+			err := ws.stream.SendMsg(response)
 			ws.mu.Unlock()
 			if err != nil {
 				return err
@@ -69,27 +70,17 @@ func eventSize(e *store.Event, prevKV bool) int {
 	return size
 }
 
-// events turns the events that pass the watch's filters into messages.
-func (w *watch) events(events []store.Event) []*mvccpb.Event {
-	out := make([]*mvccpb.Event, 0, len(events))
-	for i := range events {
-		e := &events[i]
-		switch {
-		case e.KV.ModRevision < w.start,
-			e.Type == store.EventPut && w.noPut,
-			e.Type == store.EventDelete && w.noDelete:
-			continue
-		}
-		m := &mvccpb.Event{Kv: fromKV(&e.KV)}
-		if e.Type == store.EventDelete {
-			m.Type = mvccpb.Event_DELETE
-		}
-		if w.prevKV && e.Prev != nil {
-			m.PrevKv = fromKV(e.Prev)
-		}
-		out = append(out, m)
+// wanted leaves out, in place, what the client did not ask for. A batch is the
+// receiver's to change.
+func (w *watch) wanted(events []store.Event) []store.Event {
+	if !w.noPut && !w.noDelete && events[0].KV.ModRevision >= w.start {
+		return events
 	}
-	return out
+	return slices.DeleteFunc(events, func(e store.Event) bool {
+		return e.KV.ModRevision < w.start ||
+			e.Type == store.EventPut && w.noPut ||
+			e.Type == store.EventDelete && w.noDelete
+	})
 }
 
 // ended answers a watch that the store ended. If the client did, nothing is
@@ -109,7 +100,7 @@ func (ws *watchStream) ended(w *watch) error {
 	case err == nil, errors.Is(err, store.ErrClosed):
 		return statusError(store.ErrClosed)
 	default:
-		response := &pb.WatchResponse{Header: ws.header(ws.store.Revision()), WatchId: w.id, Canceled: true, CancelReason: err.Error()}
+		response := &pb.WatchResponse{Header: ws.headerMessage(ws.store.Revision()), WatchId: w.id, Canceled: true, CancelReason: err.Error()}
 		if err := ws.stream.Send(response); err != nil {
 			return err
 		}

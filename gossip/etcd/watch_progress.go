@@ -64,7 +64,7 @@ func (ws *watchStream) progressed(w *watch, revision int64) error {
 	}
 	if w.notifyDue && revision >= w.start-1 {
 		w.notifyDue = false
-		if err := ws.stream.Send(&pb.WatchResponse{Header: ws.header(revision), WatchId: w.id}); err != nil {
+		if err := ws.stream.Send(&pb.WatchResponse{Header: ws.headerMessage(revision), WatchId: w.id}); err != nil {
 			return err
 		}
 	}
@@ -92,7 +92,7 @@ func (ws *watchStream) reportedLocked(w *watch) error {
 	finished := ws.round
 	ws.round = progressRound{}
 	if finished.revision != math.MaxInt64 {
-		if err := ws.stream.Send(&pb.WatchResponse{Header: ws.header(finished.revision), WatchId: noWatch}); err != nil {
+		if err := ws.stream.Send(&pb.WatchResponse{Header: ws.headerMessage(finished.revision), WatchId: noWatch}); err != nil {
 			return err
 		}
 	}
