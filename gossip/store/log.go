@@ -128,5 +128,6 @@ func (l *pebbleLog) Fatalf(format string, args ...any) {
 }
 
 func oneLine(s string) string {
+	s = strings.ReplaceAll(s, "<corruption detail carrier>", "") // noise of Pebble's
 	return strings.Join(strings.Fields(s), " ")
 }
