@@ -82,6 +82,13 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) options() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
+		// Fixed windows: gRPC else measures the connection with a ping for every
+		// request that is not pipelined, which a local socket has no use for.
+		grpc.InitialWindowSize(1 << 20),
+		grpc.InitialConnWindowSize(4 << 20),
+		// kube-apiserver opens a connection for every resource, most of them idle.
+		grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(16 << 10),
 		grpc.MaxRecvMsgSize(s.cfg.MaxRequestBytes + framingBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(s.cfg.MaxStreams),
