@@ -3,13 +3,16 @@
 // first is the leak: processes of ours, cgroups, mounts, namespaces held by
 // mounts, links, nftables tables, eBPF pins and programs, changed sysctls.
 //
-// The package only reads. What unrelated programs do in the meantime may show
-// up in mounts, links and sysctls; processes and cgroups are told by names
-// that only this project uses.
+// The package only reads. What belongs to another cluster that is up is not
+// listed, and no sysctls while there is one. What unrelated programs do in
+// the meantime may show up in mounts and links; processes and cgroups are told
+// by names that only this project uses.
 package leak
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -27,17 +30,61 @@ type Snapshot map[string]map[string]bool
 // Take looks at the machine. It needs root.
 func Take() (Snapshot, error) {
 	s := Snapshot{}
+	others, err := living()
+	if err != nil {
+		return nil, fmt.Errorf("look for other clusters: %w", err)
+	}
 	for kind, look := range map[string]func(add func(string)) error{
 		"process": processes, "cgroup": cgroups, "mount": mounts, "link": links,
 		"nftables": tables, "bpf pin": pins, "sysctl": sysctls, "file": files,
 	} {
 		set := map[string]bool{}
+		if kind == "sysctl" && len(others) > 0 {
+			continue
+		}
 		if err := look(func(line string) { set[line] = true }); err != nil {
 			return nil, fmt.Errorf("look for a leaked %s: %w", kind, err)
 		}
+		maps.DeleteFunc(set, func(line string, _ bool) bool { return others.own(line) })
 		s[kind] = set
 	}
 	return s, nil
+}
+
+// clusters are those that testbed has on record for this machine, by id.
+type clusters map[string]string
+
+func living() (clusters, error) {
+	b, err := os.ReadFile("/run/moot-testbed/sysctls.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var record struct {
+		Clusters clusters `json:"clusters"`
+	}
+	if err := json.Unmarshal(b, &record); err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(record.Clusters, func(_, dir string) bool {
+		_, err := os.Stat(filepath.Join(dir, "state.json"))
+		return err != nil
+	})
+	return record.Clusters, nil
+}
+
+// own reports whether a line names the cgroup or the directory of one of
+// them, or their record.
+func (c clusters) own(line string) bool {
+	for id, dir := range c {
+		if strings.Contains(line, "moot-testbed-"+id) || strings.Contains(line, dir+"/") ||
+			strings.HasPrefix(line, "/run/moot-testbed") {
+			return true
+		}
+	}
+	return false
 }
 
 // Since lists what s has and before has not; a sysctl shows up with its new
@@ -74,7 +121,8 @@ func processes(add func(string)) error {
 		base := filepath.Base(args[0])
 		if strings.HasPrefix(base, "moot-testbed-") || strings.Contains(base, "containerd-shim") ||
 			strings.Contains(base, "moot-shim") || bytes.Contains(cgroup, []byte("/moot-testbed-")) {
-			add(e.Name() + " " + strings.Join(args, " "))
+			first, _, _ := bytes.Cut(cgroup, []byte("\n"))
+			add(fmt.Sprintf("%s %s in %s", e.Name(), strings.Join(args, " "), first))
 		}
 	}
 	return nil
