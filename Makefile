@@ -4,6 +4,7 @@ SHELL := /bin/bash
 
 # sudo may hide a Go that is not in its secure_path.
 GO ?= $(firstword $(shell command -v go) $(wildcard /usr/local/go/bin/go /usr/lib/go/bin/go /snap/bin/go) go)
+export PATH := $(PATH):$(patsubst %/,%,$(dir $(GO))):/usr/sbin:/sbin
 export CGO_ENABLED := 0
 export GOTOOLCHAIN ?= auto
 

@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func main() {
@@ -58,6 +59,10 @@ func newRoot() *cobra.Command {
   sudo moot status                     # how the node is`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+	}
+	// Upstream's packages register a flag for every program that links them.
+	if flag := pflag.Lookup("version"); flag != nil {
+		flag.Hidden = true
 	}
 	root.AddCommand(newUp(), newKubectl(), newImage(), newStatus(), newCheck(), newVersion())
 	return root
