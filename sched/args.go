@@ -88,7 +88,7 @@ func (c component) parse(sections cliflag.NamedFlagSets, args []string) error {
 func (c component) set(sections cliflag.NamedFlagSets, name, value string, hasValue bool) error {
 	for _, section := range sections.FlagSets {
 		section.SetOutput(io.Discard)
-		flag := section.Lookup(name)
+		flag := section.Lookup(strings.ReplaceAll(name, "_", "-"))
 		if flag == nil {
 			continue
 		}

@@ -49,10 +49,8 @@ func (c *Config) controllerFlags(kubeconfig string) component {
 			"node-cidr-mask-size":       strconv.Itoa(c.NodeCIDRBits),
 			"node-monitor-period":       nodeCheckPeriod.String(),
 			"node-monitor-grace-period": c.NodeGrace.String(),
-			// There is no cloud to ask.
-			"controllers":  "*,-cloud-node-lifecycle-controller,-service-lb-controller,-node-route-controller",
-			"profiling":    "false",
-			"kube-api-qps": "200", "kube-api-burst": "400", // the API server is in the same process
+			"profiling":                 "false",
+			"kube-api-qps":              "200", "kube-api-burst": "400", // the API server is in the same process
 		},
 	}
 }
