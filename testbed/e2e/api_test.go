@@ -39,22 +39,25 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80, targetPort: 8080
 			return err
 		})
 	}
-	get("http://web/", " from web")
+	// Not http://web/: in its pod a name is the pod's own first.
+	get("http://outside/", " from web")
 	get("http://web."+s.name+".svc.cluster.local/", " from web")
 	get("http://"+s.field("service/web", ".spec.clusterIP")+"/", " from web")
 	s.answers("http://10.77.0.11:"+s.field("service/outside", ".spec.ports[0].nodePort")+"/", " from web")
 	// A pod reaches itself through its own Service, and all backends serve.
 	seen := map[string]bool{}
 	s.eventually("all three backends", func() error {
-		out, err := s.try("", "exec", "web", "-c", "web", "--", "/web", "get", "http://web/")
-		seen[out] = err == nil
+		out, err := s.try("", "exec", "web", "-c", "web", "--", "/web", "get", "http://outside/")
+		if err == nil {
+			seen[out] = true
+		}
 		if len(seen) < 3 {
 			return fmt.Errorf("seen %v", seen)
 		}
 		return nil
 	})
 	// No such name: an answer, not a silence.
-	if out, err := s.try("", "exec", "web", "-c", "web", "--", "/web", "get", "http://no-such-service/"); err == nil || !strings.Contains(out, "no such host") {
+	if out, err := s.try("", "exec", "web", "-c", "web", "--", "/web", "get", "http://no-such-service."+s.name+".svc.cluster.local/"); err == nil || !strings.Contains(out, "no such host") {
 		t.Errorf("a name that is not there: %v: %s", err, out)
 	}
 	// The API server, by the Service and the pod's own account.
