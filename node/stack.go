@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -108,8 +109,7 @@ func (s *stack) wait(ctx context.Context) error {
 
 // stop ends the parts, last started first, each within its bound.
 func (s *stack) stop() {
-	for i := len(s.running) - 1; i >= 0; i-- {
-		r := s.running[i]
+	for _, r := range slices.Backward(s.running) {
 		r.cancel()
 		timer := time.NewTimer(r.stopWithin)
 		select {

@@ -180,9 +180,9 @@ func TestReissue(t *testing.T) {
 // the authority is what ends.
 func TestAuthorityEnds(t *testing.T) {
 	dir := t.TempDir()
-	b := ensure(t, dir, testParams(), testTime())
+	ensure(t, dir, testParams(), testTime())
 	late := testTime().Add(authorityLife - 24*time.Hour)
-	b = ensure(t, dir, testParams(), late)
+	b := ensure(t, dir, testParams(), late)
 	if api, ca := readCert(t, b.APIServer.Cert), readCert(t, b.CA.Cert); api.NotAfter.After(ca.NotAfter) {
 		t.Errorf("certificate ends %s, after its authority", api.NotAfter)
 	}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	goruntime "runtime"
 	"strconv"
 	"strings"
@@ -128,10 +129,10 @@ func removeCgroups(t *testing.T, cgroup string) {
 		if err != nil {
 			t.Error(err)
 		}
-		for i := len(dirs) - 1; i >= 0; i-- {
+		for _, dir := range slices.Backward(dirs) {
 			// The kernel takes a moment to let go of processes that ended.
-			eventually(t, "remove "+dirs[i], func() error {
-				if err := os.Remove(dirs[i]); !errors.Is(err, fs.ErrNotExist) {
+			eventually(t, "remove "+dir, func() error {
+				if err := os.Remove(dir); !errors.Is(err, fs.ErrNotExist) {
 					return err
 				}
 				return nil
