@@ -26,6 +26,8 @@ const (
 	// stopWithin bounds how long exec, port-forward and log streams keep a
 	// stopping server; watches end at once.
 	stopWithin = 2 * time.Second
+	// startWithin bounds how long a stop waits for a start to be finished.
+	startWithin = 20 * time.Second
 	// readyPoll is how often a starting server is asked whether it is ready.
 	readyPoll = 25 * time.Millisecond
 )
@@ -79,9 +81,13 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("prepare API server: %w", err)
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	// A start-up hook that is cut short ends the process: a start is finished
+	// before it is undone.
+	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, serve := errgroup.WithContext(serve)
 	group.Go(func() error {
-		if err := prepared.Run(ctx); err != nil {
+		if err := prepared.Run(serve); err != nil {
 			return fmt.Errorf("serve API: %w", err)
 		}
 		if ctx.Err() == nil {
@@ -89,8 +95,28 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		return nil
 	})
-	group.Go(func() error { return s.awaitReady(ctx, server.GenericAPIServer.LoopbackClientConfig) })
+	group.Go(func() error { return s.awaitReady(serve, server.GenericAPIServer.LoopbackClientConfig) })
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			s.finishStart(serve)
+			stop()
+		case <-serve.Done():
+		}
+		return nil
+	})
 	return group.Wait()
+}
+
+// finishStart blocks until the server is ready, for a bounded time.
+func (s *Server) finishStart(ctx context.Context) {
+	timer := time.NewTimer(startWithin)
+	defer timer.Stop()
+	select {
+	case <-s.ready:
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }
 
 func (s *Server) listen(ctx context.Context) (net.Listener, error) {

@@ -1,0 +1,259 @@
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/mootkube/moot/gossip/etcd"
+	"github.com/mootkube/moot/gossip/store"
+	"github.com/mootkube/moot/node/api"
+	"github.com/mootkube/moot/node/pki"
+	"github.com/mootkube/moot/sched"
+)
+
+// patience is for machines that have far too much else to do.
+const patience = 2 * time.Minute
+
+// plane is a store, its etcd API and an API server, all real.
+type plane struct {
+	dir    string
+	port   int
+	keys   *pki.Bundle
+	admin  *rest.Config
+	client kubernetes.Interface
+	seen   atomic.Int64 // requests that passed the filter
+}
+
+func startPlane(t *testing.T) *plane {
+	t.Helper()
+	api.RouteUpstreamLogs(slog.New(slog.DiscardHandler))
+	p := &plane{dir: t.TempDir(), port: freePort(t)}
+	var err error
+	p.keys, err = pki.Ensure(filepath.Join(p.dir, "pki"), pki.Params{
+		NodeName: "n1", NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, ServiceIP: netip.MustParseAddr("10.43.0.1"),
+		ClusterDomain: "cluster.local", APIPort: p.port,
+	}, time.Now())
+	check(t, err)
+	db, err := store.Open(store.DefaultConfig(filepath.Join(p.dir, "store")))
+	check(t, err)
+	t.Cleanup(func() { check(t, db.Close()) })
+	run(t, "store", db.Run)
+	socket := etcd.DefaultConfig()
+	socket.Socket, socket.Store = filepath.Join(p.dir, "etcd.sock"), db
+	socket.Log = slog.New(slog.DiscardHandler)
+	etcdServer, err := etcd.New(socket)
+	check(t, err)
+	run(t, "etcd API", etcdServer.Run)
+	cfg := api.DefaultConfig()
+	cfg.EtcdSocket, cfg.Port, cfg.PKI, cfg.NodeIP = socket.Socket, p.port, p.keys, netip.MustParseAddr("192.0.2.1")
+	cfg.Filter = func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			p.seen.Add(1)
+			next.ServeHTTP(w, r)
+		})
+	}
+	server, err := api.New(cfg)
+	check(t, err)
+	await(t, "etcd socket", func(ctx context.Context) bool {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket.Socket)
+		return err == nil && conn.Close() == nil
+	})
+	run(t, "API server", server.Run)
+	select {
+	case <-server.Ready():
+	case <-time.After(patience):
+		t.Fatal("API server is not ready")
+	}
+	p.admin, err = clientcmd.BuildConfigFromFlags("", p.keys.Admin)
+	check(t, err)
+	p.admin.QPS = -1
+	p.client, err = kubernetes.NewForConfig(p.admin)
+	check(t, err)
+	return p
+}
+
+func (p *plane) term(n uint64, exits *sched.Exits) sched.Config {
+	cfg := sched.DefaultConfig()
+	cfg.Term, cfg.StateDir, cfg.Exits = n, p.dir, exits
+	cfg.API = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(p.port)) //nolint:gosec // a port the kernel gave
+	cfg.Controllers, cfg.Scheduler, cfg.Leader = p.keys.ControllerManager, p.keys.Scheduler, p.keys.Leader
+	cfg.CACert, cfg.CAKey, cfg.ServiceAccountKey = p.keys.CA.Cert, p.keys.CA.Key, p.keys.ServiceAccountKey
+	cfg.APIServers = func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6443")} }
+	return cfg
+}
+
+// One process leads again and again: each term turns a Deployment into pods
+// that are bound to a node, some terms end while they are being built, and
+// nothing piles up.
+func TestTerms(t *testing.T) {
+	exits := sched.CatchExits()
+	p := startPlane(t)
+	checkAnonymous(t, p)
+	addNode(t, p)
+	var after []int
+	for n := uint64(1); n <= 6; n++ {
+		ctx, end := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- sched.Run(ctx, p.term(n, exits)) }()
+		if n%2 == 0 {
+			// End it once its controllers have begun to talk to the API server.
+			from := p.seen.Load()
+			await(t, "requests of the term", func(context.Context) bool { return p.seen.Load() > from+int64(10*n) })
+		} else {
+			deploy(t, p, fmt.Sprintf("web-%d", n), done)
+		}
+		end()
+		select {
+		case err := <-done:
+			check(t, err)
+		case <-time.After(patience):
+			t.Fatalf("term %d does not end", n)
+		}
+		after = append(after, settled(t))
+	}
+	t.Logf("goroutines after each term: %v", after)
+	// The first term makes the API server open caches that it keeps.
+	if last := after[len(after)-1]; last > after[0]+100 {
+		t.Errorf("goroutines grow: %v", after)
+	}
+	slices, err := p.client.DiscoveryV1().EndpointSlices("default").List(t.Context(), metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=kubernetes"})
+	check(t, err)
+	if len(slices.Items) != 1 || slices.Items[0].Endpoints[0].Addresses[0] != "192.0.2.1" {
+		t.Errorf("endpoints of default/kubernetes: %+v", slices.Items)
+	}
+}
+
+func checkAnonymous(t *testing.T, p *plane) {
+	t.Helper()
+	config := rest.AnonymousClientConfig(p.admin)
+	client, err := rest.HTTPClientFor(config)
+	check(t, err)
+	for _, path := range []string{"/api/v1/namespaces", "/version", "/livez"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, config.Host+path, nil)
+		check(t, err)
+		resp, err := client.Do(req)
+		check(t, err)
+		check(t, resp.Body.Close())
+		if resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s without credentials: %s", path, resp.Status)
+		}
+	}
+}
+
+func addNode(t *testing.T, p *plane) {
+	t.Helper()
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	node, err := p.client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{})
+	check(t, err)
+	node.Status.Capacity = corev1.ResourceList{"cpu": resource.MustParse("8"), "memory": resource.MustParse("8Gi"), "pods": resource.MustParse("110")}
+	node.Status.Allocatable = node.Status.Capacity
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now()}}
+	_, err = p.client.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{})
+	check(t, err)
+}
+
+// deploy creates a Deployment and waits until its pod is bound to the node.
+func deploy(t *testing.T, p *plane, name string, ended <-chan error) {
+	t.Helper()
+	labels := map[string]string{"app": name}
+	_, err := p.client.AppsV1().Deployments("default").Create(t.Context(), &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec: corev1.PodSpec{
+					Containers: []corev1.Container{{Name: "c", Image: "none"}},
+					// No kubelet renews this node, and the controllers say so.
+					Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+				},
+			},
+		},
+	}, metav1.CreateOptions{})
+	check(t, err)
+	await(t, "pod of "+name, func(ctx context.Context) bool {
+		select {
+		case err := <-ended:
+			t.Fatalf("term ended: %v", err)
+		default:
+		}
+		pods, err := p.client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
+		return err == nil && len(pods.Items) == 1 && pods.Items[0].Spec.NodeName == "n1"
+	})
+}
+
+// settled returns the number of goroutines once it stops falling.
+func settled(t *testing.T) int {
+	t.Helper()
+	last := runtime.NumGoroutine()
+	steady := 0
+	await(t, "goroutines to end", func(context.Context) bool {
+		runtime.GC() // client transports go with their clients
+		now := runtime.NumGoroutine()
+		if now >= last {
+			steady++
+		} else {
+			steady = 0
+		}
+		last = now
+		return steady == 10
+	})
+	return last
+}
+
+func await(t *testing.T, what string, done func(context.Context) bool) {
+	t.Helper()
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		return done(ctx), nil
+	})
+	if err != nil {
+		t.Fatalf("waited for %s: %v", what, err)
+	}
+}
+
+// run runs a part until the test's end, after what was started later.
+func run(t *testing.T, name string, part func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- part(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil && ctx.Err() == nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	})
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	check(t, err)
+	defer func() { check(t, listener.Close()) }()
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
