@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -52,6 +51,8 @@ func (s *Store) submit(ctx context.Context, r *request) error {
 		return r.err
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-s.failure:
+		return s.failErr
 	case <-s.stopped:
 	case <-s.stop:
 		if s.running.Load() {
@@ -129,24 +130,14 @@ func (c *committer) release() error {
 
 // run commits what is queued, batch by batch, until ctx ends or the log fails.
 // Batches leave through out in order.
-func (c *committer) run(ctx context.Context, out chan<- *batch) (err error) {
+func (c *committer) run(ctx context.Context, out chan<- *batch) error {
 	defer c.refuse()
-	var b *batch
-	defer func() {
-		if p := recover(); p != nil {
-			if cause, ok := p.(error); !ok || !errors.Is(cause, errFatal) {
-				panic(p)
-			}
-			err = c.store.failErr
-			b.answer(err)
-		}
-	}()
 	for {
 		first, ok := c.next(ctx, out)
 		if !ok {
 			return nil
 		}
-		b = &batch{}
+		b := &batch{}
 		c.now = c.store.cfg.Now()
 		c.space = sync.OnceValue(c.store.space.check)
 		c.evaluate(b, first)
@@ -158,7 +149,6 @@ func (c *committer) run(ctx context.Context, out chan<- *batch) (err error) {
 		}
 		changes := len(b.changes)
 		out <- b
-		b = nil
 		c.trim(trimBusy + 2*changes)
 	}
 }
@@ -358,9 +348,6 @@ func (s *Store) nudgeCommitter() {
 
 // answer tells the callers that the batch is done, or that it failed.
 func (b *batch) answer(err error) {
-	if b == nil {
-		return
-	}
 	for _, r := range b.reqs {
 		if err != nil {
 			r.err = err

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -23,11 +24,7 @@ type written struct {
 func (w *written) snapshot() (map[string]string, int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	m := make(map[string]string, len(w.acked))
-	for k, v := range w.acked {
-		m[k] = v
-	}
-	return m, w.rev
+	return maps.Clone(w.acked), w.rev
 }
 
 // TestPowerLoss takes the power away at random moments of a write storm, with

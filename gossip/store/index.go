@@ -191,7 +191,7 @@ func (h *head) add(key []byte, v version) {
 func (h *head) freeze() *view {
 	v := h.view
 	v.items = h.items.Clone()
-	v.history = h.history[:len(h.history):len(h.history)]
+	v.history = slices.Clip(h.history)
 	return &v
 }
 

@@ -102,14 +102,11 @@ func logOptions(cfg Config, cache *pebble.Cache, log *pebbleLog) *pebble.Options
 }
 
 // pebbleLog passes Pebble's messages on. A fatal one means that the database
-// can take no more writes; the store stops then, it does not end the process.
+// can take no more writes; the store fails then, it does not end the process.
 type pebbleLog struct {
 	log  *slog.Logger
 	fail func(error)
 }
-
-// errFatal is what a fatal error of a commit unwinds the committer with.
-var errFatal = errors.New("log cannot be written")
 
 func (l *pebbleLog) Infof(string, ...any) {}
 
@@ -117,13 +114,10 @@ func (l *pebbleLog) Errorf(format string, args ...any) {
 	l.log.Warn("log reports an error", "err", oneLine(fmt.Sprintf(format, args...)))
 }
 
-// Fatalf never returns, as its callers count on. The committer is unwound by a
-// panic that it recovers from; a goroutine of Pebble's own stays here.
+// Fatalf never returns, as its callers count on: the goroutine stays here, with
+// whatever it holds, until the process ends.
 func (l *pebbleLog) Fatalf(format string, args ...any) {
 	l.fail(fmt.Errorf("write log: %s", oneLine(fmt.Sprintf(format, args...))))
-	if strings.HasPrefix(format, "pebble: fatal commit error") {
-		panic(errFatal)
-	}
 	select {}
 }
 

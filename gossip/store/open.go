@@ -91,10 +91,16 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 	}
 	s.pins = pins{held: make(map[int64]int), nudge: s.nudgeCommitter}
 	var err error
-	if s.origin, err = openOrigin(cfg.FS, cfg.Dir); err != nil {
+	if s.origin, err = openOrigin(cfg.FS, cfg.Dir); errors.Is(err, syscall.ENOSPC) {
+		return nil, damaged(cfg.Dir, err)
+	} else if err != nil {
 		return nil, err
 	}
 	s.space.prepare()
+	logDir := cfg.FS.PathJoin(cfg.Dir, "log")
+	if err := s.space.checkOpen(logDir); err != nil {
+		return nil, err
+	}
 	if cfg.BallastBytes > 0 {
 		cfg.FS = vfs.OnDiskFull(cfg.FS, s.space.release)
 	}
@@ -102,21 +108,13 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 	cfg.FS = keeper
 	s.cache = pebble.NewCache(cfg.CacheBytes)
 	log := &pebbleLog{log: cfg.Log, fail: s.fail}
-	logDir := cfg.FS.PathJoin(cfg.Dir, "log")
-	if s.db, err = openLog(logDir, logOptions(cfg, s.cache, log)); err != nil {
+	if err := s.openLog(logDir, logOptions(cfg, s.cache, log)); err != nil {
 		s.cache.Unref()
 		return nil, damaged(logDir, err)
 	}
-	if err := s.unlessFatal(s.load); err != nil {
-		defer s.cache.Unref()
-		if s.mark != nil {
-			err = errors.Join(err, s.mark.file.Close())
-		}
-		if s.failed() {
-			return nil, damaged(logDir, err)
-		}
-		if err := s.db.Close(); err != nil {
-			cfg.Log.Warn("damaged log is not closed cleanly", "err", oneLine(err.Error()))
+	if err := s.unlessFailed(s.load); err != nil {
+		if !s.failed() {
+			s.abandon()
 		}
 		return nil, damaged(logDir, err)
 	}
@@ -126,9 +124,21 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 	return s, nil
 }
 
+// abandon closes a log that could not be read.
+func (s *Store) abandon() {
+	defer s.cache.Unref()
+	err := s.db.Close()
+	if s.mark != nil {
+		err = errors.Join(err, s.mark.file.Close())
+	}
+	if err != nil {
+		s.cfg.Log.Warn("log is not closed cleanly", "err", oneLine(err.Error()))
+	}
+}
+
 // damaged says which file is damaged and what to do about it.
 func damaged(dir string, err error) error {
-	if errors.Is(err, ErrNoSpace) || errors.Is(err, syscall.ENOSPC) {
+	if errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
 		return fmt.Errorf("open store log %s: %w: free some space and start again", dir, ErrNoSpace)
 	}
 	return fmt.Errorf("open store log %s: %w: %s: restore the directory from a backup, or move it aside to start empty",
@@ -136,13 +146,16 @@ func damaged(dir string, err error) error {
 }
 
 // openLog opens Pebble, which panics on some kinds of damage.
-func openLog(dir string, opts *pebble.Options) (db *pebble.DB, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%v", p)
-		}
-	}()
-	return pebble.Open(dir, opts)
+func (s *Store) openLog(dir string, opts *pebble.Options) error {
+	return s.unlessFailed(func() (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%v", p)
+			}
+		}()
+		s.db, err = pebble.Open(dir, opts)
+		return err
+	})
 }
 
 // load reads the log into a fresh committer.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -67,6 +68,36 @@ func (s *space) check() error {
 		s.spent = false
 	}
 	return nil
+}
+
+// openBytes is what opening the log takes beside room for its journal.
+const openBytes = 4 << 20
+
+// checkOpen reports [ErrNoSpace] when there is too little room to open the log
+// in dir: its journal is written out into a table then.
+func (s *space) checkOpen(dir string) error {
+	free, err := s.free()
+	if err != nil {
+		return nil
+	}
+	if _, err := s.fs.Stat(s.ballastPath()); err == nil {
+		free += s.ballast
+	}
+	need := int64(openBytes)
+	names, err := s.fs.List(dir)
+	if err != nil {
+		names = nil // a first start
+	}
+	for _, name := range names {
+		if info, err := s.fs.Stat(s.fs.PathJoin(dir, name)); err == nil && strings.HasSuffix(name, ".log") {
+			need += info.Size()
+		}
+	}
+	if free >= need {
+		return nil
+	}
+	return fmt.Errorf("open store log %s: %w: %d bytes are free, %d are needed: free some space and start again",
+		dir, ErrNoSpace, free, need)
 }
 
 // spare reports whether there is room for small writes that free more.

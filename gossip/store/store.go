@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/sync/errgroup"
@@ -50,7 +51,9 @@ type Store struct {
 
 // Run serves writes until ctx ends, the store is closed or the log fails. It
 // owns the committer, the publisher and the lease expiry, and may be called
-// once. It returns nil when it was asked to end.
+// once. It returns nil when it was asked to end. When the log failed it returns
+// why; the process should end then, since the failed write may be stuck for
+// good with its goroutine.
 func (s *Store) Run(ctx context.Context) error {
 	if err := s.start(); err != nil {
 		return err
@@ -77,8 +80,22 @@ func (s *Store) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return s.publish(batches) })
 	group.Go(func() error { return s.lessor.run(ctx, s.expire) })
-	return group.Wait()
+	ended := make(chan error, 1)
+	go func() { ended <- group.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-s.failure:
+	}
+	select {
+	case <-ended:
+	case <-time.After(failGrace):
+	}
+	return fmt.Errorf("run store: %w", s.failErr)
 }
+
+// failGrace is how long Run waits for its goroutines after the log failed.
+const failGrace = time.Second
 
 func (s *Store) start() error {
 	s.gate.Lock()
@@ -113,17 +130,17 @@ func (s *Store) Close() error {
 	s.closed = true
 	defer s.cache.Unref()
 	if s.failed() {
-		// The log is stuck in a failed write; the next start recovers it.
-		return s.lock.Close()
+		// The log may be stuck in a failed write; the next start recovers it.
+		return errors.Join(s.mark.file.Close(), s.lock.Close())
 	}
-	err := s.unlessFatal(func() error {
-		return errors.Join(s.committer.release(), s.db.Flush())
+	err := s.unlessFailed(func() error {
+		err := s.committer.release()
+		if err == nil && s.space.spare() {
+			err = s.db.Flush()
+		}
+		return errors.Join(err, s.db.Close())
 	})
-	if s.failed() {
-		return errors.Join(err, s.lock.Close())
-	}
-	err = errors.Join(err, s.mark.file.Close(), s.db.Close(), s.lock.Close())
-	if err != nil {
+	if err = errors.Join(err, s.mark.file.Close(), s.lock.Close()); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
 	return nil
@@ -155,17 +172,16 @@ func (s *Store) fail(err error) {
 	})
 }
 
-// unlessFatal runs fn and turns a fatal error of the log into a returned one.
-func (s *Store) unlessFatal(fn func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			if cause, ok := p.(error); !ok || !errors.Is(cause, errFatal) {
-				panic(p)
-			}
-			err = s.failErr
-		}
-	}()
-	return fn()
+// unlessFailed runs fn, but does not wait for it once the log has failed.
+func (s *Store) unlessFailed(fn func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
+	select {
+	case err := <-done:
+		return err
+	case <-s.failure:
+		return s.failErr
+	}
 }
 
 func (s *Store) failed() bool {
