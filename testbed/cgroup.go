@@ -145,16 +145,69 @@ func makeCgroup(h hierarchy, dir string) error {
 // delegate enables the controllers that kubelet uses, as far as the machine
 // has them, for the children of a v2 cgroup.
 func delegate(dir string) error {
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	missing, err := undelegated(dir)
 	if err != nil {
-		return fmt.Errorf("delegate cgroup: %w", err)
+		return err
 	}
-	for _, name := range strings.Fields(string(b)) {
-		if !slices.Contains([]string{"cpu", "cpuset", "io", "memory", "pids", "hugetlb"}, name) {
-			continue
-		}
+	for _, name := range missing {
 		if err := writeCgroup(filepath.Join(dir, "cgroup.subtree_control"), "+"+name); err != nil {
 			return fmt.Errorf("delegate cgroup controller %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// undelegated lists the controllers that delegate would enable.
+func undelegated(dir string) ([]string, error) {
+	has, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return nil, fmt.Errorf("delegate cgroup: %w", err)
+	}
+	given, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	if err != nil {
+		return nil, fmt.Errorf("delegate cgroup: %w", err)
+	}
+	var missing []string
+	for name := range strings.FieldsSeq(string(has)) {
+		if slices.Contains([]string{"cpu", "cpuset", "io", "memory", "pids", "hugetlb"}, name) &&
+			!slices.Contains(strings.Fields(string(given)), name) {
+			missing = append(missing, name)
+		}
+	}
+	return missing, nil
+}
+
+// rootUndelegated lists what the machine's own root does not delegate, so
+// that it can be put back.
+func rootUndelegated() ([]string, error) {
+	hs, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range hs {
+		if h.V2 {
+			return undelegated(h.Mount)
+		}
+	}
+	return nil, nil
+}
+
+// withdraw undoes delegate at the machine's root. A controller that somebody
+// else has come to use stays.
+func withdraw(names []string) error {
+	hs, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, h := range hs {
+		for _, name := range names {
+			if !h.V2 {
+				continue
+			}
+			err := writeCgroup(filepath.Join(h.Mount, "cgroup.subtree_control"), "-"+name)
+			if err != nil && !errors.Is(err, unix.EBUSY) {
+				return fmt.Errorf("withdraw cgroup controller %s: %w", name, err)
+			}
 		}
 	}
 	return nil

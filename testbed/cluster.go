@@ -162,7 +162,7 @@ func (c *Cluster) create(ctx context.Context, n int) (*state, error) {
 	}
 	// The record of the sysctls is shared by all clusters of the machine; ours
 	// is in the state file before anything can change them.
-	if s.Sysctls, err = saveSysctls(s.ID, c.cfg.Dir, s.BootID); err != nil {
+	if s.Sysctls, s.Cgroups, err = saveSysctls(s.ID, c.cfg.Dir, s.BootID); err != nil {
 		return nil, err
 	}
 	if err := c.save(s); err != nil {
@@ -281,7 +281,7 @@ func (c *Cluster) destroy(ctx context.Context, s *state) error {
 		if err := c.removeBridge(); err != nil {
 			return err
 		}
-		if err := restoreSysctls(s.ID, s.BootID, s.Sysctls); err != nil {
+		if err := restoreSysctls(s.ID, s.BootID, s.Sysctls, s.Cgroups); err != nil {
 			return err
 		}
 	}

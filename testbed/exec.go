@@ -117,8 +117,7 @@ func run(ctx context.Context, c Command, cgroupDir *os.File) (int, error) {
 	err = cmd.Wait()
 	close(done)
 	<-passed
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 			return 128 + int(ws.Signal()), ctx.Err()
 		}

@@ -59,7 +59,7 @@ func standIn(args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("stand-in on", flags["--node-name"], "says hello")
+	fmt.Fprintln(os.Stderr, "stand-in on", flags["--node-name"], "says hello")
 	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
 	if err != nil {
 		return err

@@ -223,8 +223,7 @@ func NodeReady(ctx context.Context, c *Cluster, node string) (bool, error) {
 			`jsonpath={.status.conditions[?(@.type=="Ready")].status}`},
 		Stdout: &out,
 	})
-	var ee *exec.Error
-	if errors.As(err, &ee) {
+	if _, missing := errors.AsType[*exec.Error](err); missing {
 		return false, err
 	}
 	return code == 0 && out.String() == "True", nil

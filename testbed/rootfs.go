@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -289,9 +290,7 @@ func writeIdentity(b bootConfig) error {
 		return fmt.Errorf("set hostname: %w", err)
 	}
 	files := map[string]string{"hostname": b.Name + "\n", "machine-id": b.MachineID + "\n"}
-	for name, content := range b.Files {
-		files[name] = content
-	}
+	maps.Copy(files, b.Files)
 	for name, content := range files {
 		path := filepath.Join("/etc", name)
 		// resolv.conf is often a link into the machine's /run.

@@ -28,7 +28,8 @@ type state struct {
 	Bin        string            `json:"bin"`    // first on PATH inside nodes
 	Daemon     []string          `json:"daemon"` // argv prefix of the daemon
 	Subnet     netip.Prefix      `json:"subnet"`
-	Sysctls    map[string]string `json:"sysctls"` // as they were before up
+	Sysctls    map[string]string `json:"sysctls"`           // as they were before up
+	Cgroups    []string          `json:"cgroups,omitempty"` // controllers the root did not delegate then
 	Nodes      []*nodeState      `json:"nodes"`
 	Registries []*registryState  `json:"registries,omitempty"`
 	Cuts       []cutPair         `json:"cuts,omitempty"`

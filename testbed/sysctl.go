@@ -35,6 +35,7 @@ const (
 type sysctlRecord struct {
 	BootID   string            `json:"bootID"`
 	Before   map[string]string `json:"before"`
+	Cgroups  []string          `json:"cgroups"`  // controllers that the root did not delegate
 	Clusters map[string]string `json:"clusters"` // id to directory
 }
 
@@ -58,27 +59,30 @@ func readSysctls() (map[string]string, error) {
 }
 
 // saveSysctls registers a cluster and returns the settings from before the
-// first one: with another cluster up, today's are kubelet's.
-func saveSysctls(id, dir, boot string) (map[string]string, error) {
-	var before map[string]string
-	err := withSysctlRecord(boot, func(r *sysctlRecord) error {
+// first one, sysctls and what the root cgroup delegates: with another cluster
+// up, today's are not the machine's own.
+func saveSysctls(id, dir, boot string) (before map[string]string, cgroups []string, err error) {
+	err = withSysctlRecord(boot, func(r *sysctlRecord) error {
 		if len(r.Clusters) == 0 {
 			values, err := readSysctls()
 			if err != nil {
 				return err
 			}
 			r.Before = values
+			if r.Cgroups, err = rootUndelegated(); err != nil {
+				return err
+			}
 		}
 		r.Clusters[id] = dir
-		before = r.Before
+		before, cgroups = r.Before, r.Cgroups
 		return nil
 	})
-	return before, err
+	return before, cgroups, err
 }
 
 // restoreSysctls forgets a cluster and, with the last, puts the settings
 // back.
-func restoreSysctls(id, boot string, before map[string]string) error {
+func restoreSysctls(id, boot string, before map[string]string, cgroups []string) error {
 	return withSysctlRecord(boot, func(r *sysctlRecord) error {
 		delete(r.Clusters, id)
 		for other, dir := range r.Clusters {
@@ -102,7 +106,7 @@ func restoreSysctls(id, boot string, before map[string]string) error {
 				errs = append(errs, fmt.Errorf("restore sysctl %s: %w", key, err))
 			}
 		}
-		return errors.Join(errs...)
+		return errors.Join(append(errs, withdraw(cgroups))...)
 	})
 }
 

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -57,10 +56,7 @@ type spare struct {
 
 func newSpare(t *testing.T) *spare {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "moot-e2e-spare-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	s := &spare{T: t, dir: dir}
 	t.Cleanup(func() {
 		ctx := context.Background()
@@ -71,9 +67,6 @@ func newSpare(t *testing.T) *spare {
 		}
 		if out, err := bed(ctx, dir, "", "down"); err != nil {
 			t.Errorf("%v\n%s", err, out)
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
 		}
 	})
 	s.bed("up")

@@ -144,6 +144,14 @@ func cgroups(add func(string)) error {
 			}
 		}
 	}
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		b, err := os.ReadFile(root + "/cgroup.subtree_control")
+		for name := range strings.FieldsSeq(string(b)) {
+			if err == nil {
+				add(root + " delegates " + name)
+			}
+		}
+	}
 	return nil
 }
 
