@@ -51,14 +51,18 @@ func prepare(s settings) ([]*side, error) {
 		return nil, err
 	}
 	moot := filepath.Join(s.moot, "moot")
-	ours, err := newSide(s, "moot", []string{"moot", "up"},
-		map[string]string{"moot": moot, benchName: self}, []string{web})
-	if err != nil {
-		return nil, err
+	var sides []*side
+	if s.measures(sideMoot) {
+		ours, err := newSide(s, sideMoot, append([]string{"moot", "up"}, s.mootArgs...),
+			map[string]string{"moot": moot, benchName: self}, []string{web})
+		if err != nil {
+			return nil, err
+		}
+		ours.profiled = true
+		sides = append(sides, ours)
 	}
-	ours.profiled = true
-	if !s.rival {
-		return []*side{ours}, nil
+	if !s.measures(sideUpstream) {
+		return sides, nil
 	}
 	pauseFile := filepath.Join(s.dir, "pause.tar")
 	if err := testbed.BuildImage(testbed.ImageSpec{
@@ -70,9 +74,9 @@ func prepare(s settings) ([]*side, error) {
 	for _, name := range rivalBinaries() {
 		binaries[name] = filepath.Join(s.tools, name)
 	}
-	theirs, err := newSide(s, "upstream", []string{benchName, roleUpstream}, binaries, []string{pauseFile, web})
+	theirs, err := newSide(s, sideUpstream, []string{benchName, roleUpstream}, binaries, []string{pauseFile, web})
 	if err != nil {
 		return nil, err
 	}
-	return []*side{ours, theirs}, nil
+	return append(sides, theirs), nil
 }

@@ -13,7 +13,7 @@
 // API with a watch. What processes use is read from outside, from /proc and
 // the node's cgroups.
 //
-//	bench -moot bin -tools DIR -rival [-rounds 3] [-pods 10] [-idle 60s]
+//	bench -moot bin -tools DIR [-sides moot,upstream] [-rounds 3] [-pods 10] [-idle 60s]
 //
 // It starts no goroutine that outlives a measurement, and needs root.
 package main
@@ -27,6 +27,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -45,7 +46,7 @@ type settings struct {
 	dir      string // where the clusters live
 	moot     string // directory of moot
 	tools    string // directory of testbed-web and of the rival's binaries
-	rival    bool
+	sides    string
 	rounds   int
 	pods     int
 	batch    int
@@ -53,6 +54,7 @@ type settings struct {
 	idle     time.Duration
 	profiles string
 	skip     string
+	mootArgs []string
 }
 
 func main() {
@@ -94,7 +96,7 @@ func parse(args []string) (settings, error) {
 	flags.StringVar(&s.dir, "dir", "", "directory for the clusters (default a temporary one)")
 	flags.StringVar(&s.moot, "moot", "bin", "directory with moot")
 	flags.StringVar(&s.tools, "tools", "bin", "directory with testbed-web, and with the rival's binaries; see docs/bench")
-	flags.BoolVar(&s.rival, "rival", false, "measure upstream Kubernetes on etcd as well")
+	flags.StringVar(&s.sides, "sides", "moot,upstream", "what to measure")
 	flags.IntVar(&s.rounds, "rounds", 3, "rounds of each side")
 	flags.IntVar(&s.pods, "pods", 10, "pods started one at a time in a round")
 	flags.IntVar(&s.batch, "batch", 10, "pods started at once, and running while idle")
@@ -102,6 +104,10 @@ func parse(args []string) (settings, error) {
 	flags.DurationVar(&s.idle, "idle", time.Minute, "how long to look at an idle node; 0 leaves it out")
 	flags.StringVar(&s.profiles, "profiles", "", "directory for CPU and heap profiles of moot")
 	flags.StringVar(&s.skip, "skip", "", "parts of a round to leave out: pods,restart,reboot")
+	flags.Func("moot-arg", "flag for moot up (repeat)", func(arg string) error {
+		s.mootArgs = append(s.mootArgs, arg)
+		return nil
+	})
 	if err := flags.Parse(args); err != nil {
 		return s, err
 	}
@@ -121,14 +127,9 @@ func parse(args []string) (settings, error) {
 	return s, nil
 }
 
-func (s settings) skips(part string) bool {
-	for skipped := range strings.SplitSeq(s.skip, ",") {
-		if skipped == part {
-			return true
-		}
-	}
-	return false
-}
+func (s settings) skips(part string) bool { return slices.Contains(strings.Split(s.skip, ","), part) }
+
+func (s settings) measures(side string) bool { return slices.Contains(strings.Split(s.sides, ","), side) }
 
 // ask runs this program on a node and decodes what it answers into answer.
 func ask(ctx context.Context, c *testbed.Cluster, question, answer any) error {

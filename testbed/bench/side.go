@@ -15,6 +15,9 @@ import (
 const (
 	node      = "n1"
 	benchName = "bench"
+
+	sideMoot     = "moot"
+	sideUpstream = "upstream"
 )
 
 // side is one of the two that are compared.

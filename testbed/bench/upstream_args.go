@@ -11,6 +11,8 @@ state = "/run/moot/containerd"
   sandbox = "` + pauseImage + `"
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  use_internal_loopback = true
 `
 
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
@@ -72,7 +74,7 @@ func (r rival) apiserver() []string {
 		"--kubelet-preferred-address-types=InternalIP",
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + r.pki("service-account.pub"), "--service-account-signing-key-file=" + r.pki("service-account.key"),
-		"--requestheader-client-ca-file=" + r.pki("ca.crt"),
+		"--requestheader-client-ca-file=" + r.pki("ca.crt"), "--requestheader-allowed-names=front-proxy",
 	}
 }
 
