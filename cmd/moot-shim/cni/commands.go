@@ -53,6 +53,12 @@ func add(args *skel.CmdArgs) (err error) {
 	if err := fw.forward(args.ContainerID, ips, n.ports); err != nil {
 		return err
 	}
+	if len(n.ports) > 0 {
+		// Not before the rules that keep others out are there.
+		if err := routeLoopback(result.Interfaces[0].Name); err != nil {
+			return err
+		}
+	}
 	return types.PrintResult(result, n.version)
 }
 

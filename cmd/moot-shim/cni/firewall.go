@@ -29,10 +29,12 @@ type family struct {
 	srcOffset  uint32 // of the source in the network header
 	dstOffset  uint32
 	multicast  *net.IPNet
+	loopback   *net.IPNet
 	masquerade *nftables.Chain
 	hairpin    *nftables.Chain
 	inbound    *nftables.Chain // host ports, packets from outside
 	local      *nftables.Chain // host ports, packets from this node
+	guard      *nftables.Chain // keeps pods from the node's loopback addresses
 }
 
 // firewall edits the plugin's tables over netlink.
@@ -50,17 +52,21 @@ func newFirewall() (*firewall, error) {
 		table:    &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4},
 		protocol: syscall.AF_INET, size: net.IPv4len, srcOffset: 12, dstOffset: 16,
 		multicast: &net.IPNet{IP: net.IPv4(224, 0, 0, 0).To4(), Mask: net.CIDRMask(4, 32)},
+		loopback:  &net.IPNet{IP: net.IPv4(127, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)},
 	}
 	v6 := &family{
 		table:    &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv6},
 		protocol: syscall.AF_INET6, size: net.IPv6len, srcOffset: 8, dstOffset: 24,
 		multicast: &net.IPNet{IP: net.ParseIP("ff00::"), Mask: net.CIDRMask(8, 128)},
+		loopback:  &net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)},
 	}
 	for _, f := range []*family{v4, v6} {
 		f.masquerade = f.chain("masquerade", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 		f.hairpin = f.chain("hairpin", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 		f.inbound = f.chain("hostports", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
 		f.local = f.chain("hostports_local", nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
+		f.guard = f.chain("guard", nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
+		f.guard.Type = nftables.ChainTypeFilter
 	}
 	return &firewall{conn: conn, families: []*family{v4, v6}}, nil
 }
@@ -176,7 +182,14 @@ func (fw *firewall) forward(containerID string, ips []*current.IPConfig, ports [
 			}
 			match, target := f.hostPort(p), f.dnat(c.Address.IP, p.ContainerPort)
 			fw.append(f.inbound, containerID, match, target)
-			fw.append(f.local, containerID, f.notLoopback(), match, target)
+			if f.loopbackForwards() {
+				fw.append(f.local, containerID, match, target)
+			} else {
+				fw.append(f.local, containerID, f.within(f.dstOffset, f.loopback, expr.CmpOpNeq), match, target)
+			}
+		}
+		if err := fw.openLoopback(f, containerID, c.Address.IP); err != nil {
+			return err
 		}
 		// A pod that reaches itself by its host port would answer itself.
 		self := hostNet(c.Address.IP)
@@ -188,6 +201,35 @@ func (fw *firewall) forward(containerID string, ips []*current.IPConfig, ports [
 		return fmt.Errorf("set host ports: %w", err)
 	}
 	forgetFlows(ports)
+	return nil
+}
+
+// loopbackForwards tells whether the kernel can route what the node says to a
+// loopback address of its own to a pod. For IPv6 it cannot.
+func (f *family) loopbackForwards() bool { return f.size == net.IPv4len }
+
+// openLoopback lets a pod answer what was sent to 127.0.0.1, and nobody else
+// use the way this opens: packets for loopback addresses that come from
+// outside are dropped before those of host ports become such.
+func (fw *firewall) openLoopback(f *family, containerID string, pod net.IP) error {
+	if !f.loopbackForwards() {
+		return nil
+	}
+	fw.append(f.hairpin, containerID,
+		f.within(f.srcOffset, f.loopback, expr.CmpOpEq), f.within(f.dstOffset, hostNet(pod), expr.CmpOpEq),
+		[]expr.Any{&expr.Masq{}})
+	have, err := fw.rules(f.guard)
+	if err != nil || len(have) > 0 {
+		return err
+	}
+	fw.conn.AddChain(f.guard)
+	fw.append(f.guard, "loopback addresses are the node's own",
+		[]expr.Any{
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: registerA},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: registerA, Data: []byte("lo\x00")},
+		},
+		f.within(f.dstOffset, f.loopback, expr.CmpOpEq),
+		[]expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
 	return nil
 }
 

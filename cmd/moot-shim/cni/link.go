@@ -109,6 +109,16 @@ func addAddress(link netlink.Link, addr net.IPNet) error {
 	return nil
 }
 
+// routeLoopback lets packets between 127.0.0.1 and the pod pass the interface,
+// for host ports.
+func routeLoopback(ifName string) error {
+	path := "/proc/sys/net/ipv4/conf/" + ifName + "/route_localnet"
+	if err := os.WriteFile(path, []byte("1"), 0); err != nil {
+		return fmt.Errorf("route loopback addresses on %s: %w", ifName, err)
+	}
+	return nil
+}
+
 func enableIPv6(ifName string) error {
 	path := "/proc/sys/net/ipv6/conf/" + ifName + "/disable_ipv6"
 	if err := os.WriteFile(path, []byte("0"), 0); err != nil {

@@ -258,7 +258,8 @@ func TestPodTraffic(t *testing.T) {
 	a, b := l.node+"-a", l.node+"-b"
 	ports := l.withPorts(
 		PortMapping{HostPort: 8000, ContainerPort: 80, Protocol: "tcp"},
-		PortMapping{HostPort: 8001, ContainerPort: 80, Protocol: "tcp", HostIP: nodeAddr})
+		PortMapping{HostPort: 8001, ContainerPort: 80, Protocol: "tcp", HostIP: nodeAddr},
+		PortMapping{HostPort: 8002, ContainerPort: 80, Protocol: "tcp", HostIP: "127.0.0.1"})
 	aAddr, bAddr := l.add(a, l.config), l.add(b, ports)
 	l.serve(a, ":80")
 	l.serve(b, ":80")
@@ -288,6 +289,10 @@ func TestPodTraffic(t *testing.T) {
 		}
 	}
 	l.want("host port of one address", l.get(l.outside, "http://"+nodeAddr+":8001/"), outsideAddr)
+	for _, port := range []string{"8000", "8002"} {
+		l.want("host port of 127.0.0.1", l.get(l.node, "http://127.0.0.1:"+port+"/"), "10.42.7.1")
+	}
+	l.wantLoopbackGuarded(b)
 
 	for _, pod := range []string{a, b, b} { // twice: it must not matter
 		if _, err := l.call("DEL", pod, ports); err != nil {
@@ -295,6 +300,19 @@ func TestPodTraffic(t *testing.T) {
 		}
 	}
 	l.wantClean()
+}
+
+// wantLoopbackGuarded tries to reach what the node serves on 127.0.0.1 from a
+// pod with a host port, which has changed its own network to get there.
+func (l *lab) wantLoopbackGuarded(pod string) {
+	l.t.Helper()
+	l.serve(l.node, "127.0.0.1:9000")
+	l.sh("ip -n %s addr del 127.0.0.1/8 dev lo", pod)
+	l.sh("ip netns exec %s sysctl -qw net.ipv4.conf.all.route_localnet=1", pod)
+	l.sh("ip -n %s route add 127.0.0.1 via 10.42.7.1 dev eth0", pod)
+	if out, err := l.in(pod, "get http://127.0.0.1:9000/").CombinedOutput(); err == nil {
+		l.t.Errorf("a pod reaches the node's own 127.0.0.1: %s", out)
+	}
 }
 
 // wantClean checks that only the standing rules are left.

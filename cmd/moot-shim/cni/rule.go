@@ -50,16 +50,6 @@ func (f *family) hostPort(p PortMapping) []expr.Any {
 	)
 }
 
-// notLoopback leaves alone what the node says to itself: a packet from
-// 127.0.0.1 cannot be routed to a pod.
-func (f *family) notLoopback() []expr.Any {
-	loopback := &net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)}
-	if f.size == net.IPv4len {
-		loopback = &net.IPNet{IP: net.IPv4(127, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)}
-	}
-	return f.within(f.dstOffset, loopback, expr.CmpOpNeq)
-}
-
 func (f *family) dnat(to net.IP, toPort int) []expr.Any {
 	return []expr.Any{
 		&expr.Immediate{Register: registerA, Data: f.bytes(to)},
