@@ -149,7 +149,8 @@ func awaitAPI(ctx context.Context, config *rest.Config) error {
 		if err != nil {
 			return false, nil // not up yet
 		}
-		return resp.StatusCode == http.StatusOK, resp.Body.Close()
+		_ = resp.Body.Close() // fails when the request ran out of time: ask again
+		return resp.StatusCode == http.StatusOK, nil
 	})
 	if err != nil {
 		return fmt.Errorf("await API server: %w", err)

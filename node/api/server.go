@@ -66,6 +66,7 @@ func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Run serves until ctx ends. The store must answer on its socket already.
 func (s *Server) Run(ctx context.Context) error {
+	rest.SetDefaultWarningHandler(rest.NoWarnings{}) // the daemon's own clients use what is deprecated knowingly
 	listener, err := s.listen(ctx)
 	if err != nil {
 		return err
@@ -191,7 +192,8 @@ func (s *Server) awaitReady(ctx context.Context, config *rest.Config) error {
 		if err != nil {
 			return false, nil // not listening yet
 		}
-		return resp.StatusCode == http.StatusOK, resp.Body.Close()
+		_ = resp.Body.Close() // fails when the request ran out of time: ask again
+		return resp.StatusCode == http.StatusOK, nil
 	})
 	switch {
 	case ctx.Err() != nil:
