@@ -303,12 +303,12 @@ func TestRefine(t *testing.T) {
 	} {
 		res := store.RangeResult{KVs: kvs(), Count: 3}
 		refine(c.r, &res)
-		got := ""
+		var got strings.Builder
 		for _, kv := range res.KVs {
-			got += string(kv.Key)
+			got.WriteString(string(kv.Key))
 		}
-		if got != c.want || res.More != c.more || res.Count != 3 {
-			t.Errorf("%s: %s, more %v, count %d", name, got, res.More, res.Count)
+		if got.String() != c.want || res.More != c.more || res.Count != 3 {
+			t.Errorf("%s: %s, more %v, count %d", name, got.String(), res.More, res.Count)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,11 +65,11 @@ func (h *history) say(format string, args ...any) {
 
 func (h *history) fail(format string, args ...any) {
 	h.t.Helper()
-	recent := ""
+	var recent strings.Builder
 	for _, line := range h.log[max(0, len(h.log)-15):] {
-		recent += line + "\n"
+		recent.WriteString(line + "\n")
 	}
-	h.t.Fatalf("seed %d, step %d: %s\nlast operations:\n%s", h.seed, h.steps, fmt.Sprintf(format, args...), recent)
+	h.t.Fatalf("seed %d, step %d: %s\nlast operations:\n%s", h.seed, h.steps, fmt.Sprintf(format, args...), recent.String())
 }
 
 // outcome is a side's raw answer, to be brought into normal form once the
