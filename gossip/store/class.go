@@ -10,6 +10,7 @@ type class struct {
 	name       string
 	durable    bool // written to disk before it is visible
 	replicated bool // sent to peers
+	evicted    bool // the oldest go when there are too many
 }
 
 // The classes of keys.
@@ -21,6 +22,8 @@ var (
 	localDurable = class{name: "local", durable: true}
 	// memory changes so often and matters so briefly that no disk sees it.
 	memory = class{name: "memory", replicated: true}
+	// event is memory for what piles up.
+	event = class{name: "event", replicated: true, evicted: true}
 	// derived is going to be computed from membership where it is read. Until
 	// then it is kept as memory is.
 	derived = class{name: "derived"}
@@ -40,7 +43,7 @@ var classTable = []struct {
 	{"/registry/ranges/", localDurable},            // allocation bitmaps, repaired from Services
 	{"/registry/leases/kube-node-lease/", derived}, // node heartbeats
 	{"/registry/leases/", memory},                  // leader election, apiserver identity
-	{"/registry/events/", memory},                  // Events
+	{"/registry/events/", event},                   // Events
 	{"/registry/masterleases/", memory},            // apiserver endpoints
 }
 

@@ -13,7 +13,7 @@ func TestClassOf(t *testing.T) {
 		"/registry/leases/kube-system/kube-controller-manager": memory,
 		"/registry/leases/x":                                   memory,
 		"/registry/leasesx":                                    durable,
-		"/registry/events/default/e.1":                         memory,
+		"/registry/events/default/e.1":                         event,
 		"/registry/masterleases/10.0.0.1":                      memory,
 		"/registry/pods/default/events":                        durable,
 		"/registry/apiextensions.k8s.io/events/x":              durable,

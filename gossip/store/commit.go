@@ -83,8 +83,9 @@ type committer struct {
 	now       time.Time // when the present batch began
 
 	space   func() error // the disk has room, asked once per batch
-	garbage []int64      // revisions in the log that nobody needs
-	settled bool         // the history has been trimmed to the floor
+	events  eviction
+	garbage []int64 // revisions in the log that nobody needs
+	settled bool    // the history has been trimmed to the floor
 	scratch []byte
 }
 
@@ -97,6 +98,7 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 		clock:    ld.clock,
 		reserved: reserved,
 		tally:    ld.tally,
+		events:   eviction{limit: s.cfg.EventBytes},
 		settled:  true,
 	}
 }
@@ -269,7 +271,11 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, last, replaced *
 	}
 	b.changes = append(b.changes, &change{rec: r, prev: replaced})
 	b.bytes += len(r.Key) + len(r.Value)
-	c.head.add(r.Key, newVersion(r, cls))
+	v := newVersion(r, cls)
+	key := c.head.add(r.Key, v)
+	if cls.evicted {
+		c.events.noteChange(&v, replaced, key)
+	}
 }
 
 // delete appends the delete of a key that exists, last being its newest
@@ -281,6 +287,7 @@ func (c *committer) delete(b *batch, key []byte, last *version) {
 // seal starts the batch on its way to disk and fixes the view it makes.
 func (c *committer) seal(b *batch) error {
 	cfg := &c.store.cfg
+	c.evict(b)
 	covered := c.reserved.covers(c.rev, c.seq)
 	if !covered || b.disk != nil && c.reserved.low(c.rev, c.seq, c.now, cfg.RevisionReserve) {
 		c.reserved = c.reserved.raise(c.rev, c.seq, c.now, cfg.RevisionReserve)

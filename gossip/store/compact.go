@@ -41,23 +41,22 @@ func (c *committer) setFloor(rev int64) {
 }
 
 // bound moves the floor up when the history has outgrown its bounds, leaving
-// some room so that it does not happen with every write.
+// an eighth of each so that it does not happen with every write.
 func (c *committer) bound() {
 	h, cfg := &c.head, &c.store.cfg
-	if len(h.history) <= cfg.HistoryEntries && h.historyBytes <= cfg.HistoryBytes {
+	if len(h.history) <= cfg.HistoryEntries && h.historyBytes <= cfg.HistoryBytes && h.historyMemory <= cfg.HistoryMemory {
 		return
 	}
-	n := max(0, len(h.history)-cfg.HistoryEntries+cfg.HistoryEntries/8)
-	bytes := h.historyBytes
-	for i := range h.history {
-		if i >= n && bytes <= cfg.HistoryBytes-cfg.HistoryBytes/8 {
-			n = i
-			break
-		}
-		bytes -= int64(h.history[i].size)
-		n = max(n, i)
+	rest := head{historyBytes: h.historyBytes, historyMemory: h.historyMemory}
+	n := 0
+	for n < len(h.history)-1 &&
+		(len(h.history)-n > cfg.HistoryEntries-cfg.HistoryEntries/8 ||
+			rest.historyBytes > cfg.HistoryBytes-cfg.HistoryBytes/8 ||
+			rest.historyMemory > cfg.HistoryMemory-cfg.HistoryMemory/8) {
+		rest.account(h.history[n], -1)
+		n++
 	}
-	if rev := h.history[min(n, len(h.history)-1)].rev; rev > h.floor {
+	if rev := h.history[n].rev; rev > h.floor {
 		c.setFloor(rev)
 	}
 }

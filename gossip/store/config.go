@@ -34,9 +34,14 @@ type Config struct {
 	BatchBytes int
 
 	// HistoryEntries and HistoryBytes bound the changes kept for reads and
-	// watches in the past. Beyond either the oldest are compacted away.
+	// watches in the past, HistoryMemory the bytes of those that only memory
+	// holds. Beyond any of them the oldest are compacted away.
 	HistoryEntries int
 	HistoryBytes   int64
+	HistoryMemory  int64
+	// EventBytes bounds the keys and values of Events, which only memory
+	// holds. Beyond it the oldest are deleted.
+	EventBytes int64
 	// RecentBytes bounds the newest changes kept in memory for watchers and
 	// reads.
 	RecentBytes int64
@@ -72,11 +77,13 @@ func DefaultConfig(dir string) Config {
 		BatchBytes:      1 << 20,
 		HistoryEntries:  50_000,
 		HistoryBytes:    128 << 20,
-		RecentBytes:     4 << 20,
+		HistoryMemory:   16 << 20,
+		EventBytes:      32 << 20,
+		RecentBytes:     2 << 20,
 		WatchEvents:     1000,
 		WatchBytes:      1 << 20,
-		CacheBytes:      8 << 20,
-		MemTableBytes:   8 << 20,
+		CacheBytes:      4 << 20,
+		MemTableBytes:   4 << 20,
 		MinFreeBytes:    32 << 20,
 		BallastBytes:    16 << 20,
 		RevisionReserve: time.Hour,
@@ -98,7 +105,7 @@ func (c Config) Validate() error {
 	for name, n := range map[string]int64{
 		"request bytes": int64(c.MaxRequestBytes), "queue length": int64(c.QueueLength),
 		"batch bytes": int64(c.BatchBytes), "history entries": int64(c.HistoryEntries),
-		"history bytes": c.HistoryBytes, "recent bytes": c.RecentBytes,
+		"history bytes": c.HistoryBytes, "history memory": c.HistoryMemory, "event bytes": c.EventBytes, "recent bytes": c.RecentBytes,
 		"watch events": int64(c.WatchEvents), "watch bytes": int64(c.WatchBytes),
 		"memtable bytes": int64(c.MemTableBytes),
 	} {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -259,4 +260,58 @@ func TestLocked(t *testing.T) {
 	}
 	stop()
 	start(t, cfg)
+}
+
+// TestEventsAreBounded: Events that pile up push the oldest out, and watchers
+// see them go.
+func TestEventsAreBounded(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.FS = vfs.NewMem()
+	cfg.EventBytes = 100_000
+	s, stop := start(t, cfg)
+	put(t, s, "/registry/leases/kube-system/x", "stays")
+	w, err := s.Watch(t.Context(), WatchRequest{Key: []byte("/registry/events/"), End: []byte("/registry/events0")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	const n = 1000
+	go func() {
+		for i := range n {
+			key := fmt.Sprintf("/registry/events/default/%04d", i)
+			for range 3 {
+				_ = tryPut(t, s, key, strings.Repeat("x", 1000))
+			}
+			if i%10 == 0 {
+				_, _ = s.Txn(t.Context(), Txn{Then: []Op{{Kind: OpDelete, Key: []byte(key)}}})
+			}
+		}
+	}()
+	there := map[string]bool{}
+	for last := ""; last < "/registry/events/default/0999"; {
+		b, ok := <-w.Events()
+		if !ok {
+			t.Fatal(w.Err())
+		}
+		for _, e := range b.Events {
+			if there[string(e.KV.Key)] = e.Type == EventPut; e.Type == EventPut {
+				last = string(e.KV.Key)
+			} else {
+				delete(there, string(e.KV.Key))
+			}
+		}
+		if len(there) > 105 {
+			t.Fatalf("%d events of 1000 bytes are there", len(there))
+		}
+	}
+	if len(there) < 80 || !there["/registry/events/default/0998"] {
+		t.Errorf("%d events are left", len(there))
+	}
+	if got := get(t, s, "/registry/leases/kube-system/x", 0); got != "stays" {
+		t.Errorf("the lease is %s", got)
+	}
+	stop()
+	if c := s.committer; len(c.events.order) > 3*len(there)+1100 {
+		t.Errorf("%d puts are remembered for %d events", len(c.events.order), len(there))
+	}
 }

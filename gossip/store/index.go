@@ -84,9 +84,10 @@ func newTree() *tree {
 
 // entry is one change in the history, the newest of which are the last.
 type entry struct {
-	rev  int64
-	size int32
-	key  []byte
+	rev    int64
+	size   int32
+	memory bool // only memory holds it
+	key    []byte
 }
 
 // view is the state at one revision. It is immutable and may be read without
@@ -154,7 +155,17 @@ func (v *view) since(rev int64) []entry {
 // the committer touches it.
 type head struct {
 	view
-	historyBytes int64
+	historyBytes  int64
+	historyMemory int64 // the part that only memory holds
+}
+
+// account adds an entry to the sizes of the history, or with sign -1 takes it
+// out.
+func (h *head) account(e entry, sign int64) {
+	h.historyBytes += sign * int64(e.size)
+	if e.memory {
+		h.historyMemory += sign * int64(e.size)
+	}
 }
 
 // get returns the newest version of key, nil when it does not exist, and the
@@ -172,8 +183,9 @@ func (h *head) get(key []byte) (alive, last *version) {
 	return last, last
 }
 
-// add appends a change to the index and the history.
-func (h *head) add(key []byte, v version) {
+// add appends a change to the index and the history. It returns the key as the
+// index holds it.
+func (h *head) add(key []byte, v version) []byte {
 	next := &item{key: key}
 	if old, ok := h.items.Get(next); ok {
 		next.key = old.key
@@ -182,9 +194,11 @@ func (h *head) add(key []byte, v version) {
 		next.versions = append(make([]version, 0, 1), v)
 	}
 	h.items.ReplaceOrInsert(next)
-	h.history = append(h.history, entry{rev: v.rev, size: v.size, key: next.key})
-	h.historyBytes += int64(v.size)
+	e := entry{rev: v.rev, size: v.size, memory: v.rec != nil, key: next.key}
+	h.history = append(h.history, e)
+	h.account(e, 1)
 	h.rev = v.rev
+	return next.key
 }
 
 // freeze returns the present state as a view.
@@ -201,7 +215,7 @@ func (h *head) trim(to int64, limit int) (garbage []version, done bool) {
 	n := 0
 	for n < len(h.history) && n < limit && h.history[n].rev < to {
 		e := &h.history[n]
-		h.historyBytes -= int64(e.size)
+		h.account(*e, -1)
 		garbage = h.trimKey(garbage, e.key, to)
 		n++
 	}

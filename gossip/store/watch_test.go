@@ -128,6 +128,27 @@ func TestHistoryBytes(t *testing.T) {
 	}
 }
 
+// TestHistoryMemory: what only memory holds has a bound of its own.
+func TestHistoryMemory(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.FS = vfs.NewMem()
+	cfg.HistoryMemory = 100_000
+	s, _ := start(t, cfg)
+	for range 300 {
+		put(t, s, "/registry/leases/kube-system/x", strings.Repeat("x", 1000))
+		put(t, s, "/registry/pods/x", strings.Repeat("x", 1000))
+	}
+	eventually(t, "history within its bound", func() bool {
+		n := 0
+		for _, e := range s.view.Load().history {
+			if e.memory {
+				n += int(e.size)
+			}
+		}
+		return n <= 110_000
+	})
+}
+
 // logEntries counts the records on disk.
 func logEntries(t *testing.T, s *Store) int {
 	t.Helper()
