@@ -130,13 +130,26 @@ func (c *Cluster) curl(ctx context.Context, node, url string) (string, error) {
 	return answer, err
 }
 
+// findGo looks where Go is usually installed as well: sudo may hide it.
+func findGo() string {
+	for _, path := range []string{"/usr/local/go/bin/go", "/usr/lib/go/bin/go", "/snap/bin/go"} {
+		if _, err := exec.LookPath("go"); err == nil {
+			break
+		}
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return "go"
+}
+
 // BuildWebImage writes an image of the web app, testbed/web, as a tar file.
 // The binary is testbed-web of the binary directory, or else is built there.
 func (c *Cluster) BuildWebImage(ctx context.Context, name, file string) error {
 	binary := filepath.Join(c.cfg.Bin, "testbed-web")
 	if _, err := os.Stat(binary); errors.Is(err, os.ErrNotExist) {
 		c.progress("building %s", binary)
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "./testbed/web")
+		cmd := exec.CommandContext(ctx, findGo(), "build", "-trimpath", "-o", binary, "./testbed/web")
 		cmd.Dir = filepath.Dir(c.cfg.Bin)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {

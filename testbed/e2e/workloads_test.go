@@ -51,7 +51,12 @@ func TestDeployment(t *testing.T) {
 
 	s.kubectl("set", "image", "deployment/web", "web="+image2)
 	s.rollout("deployment/web")
-	equal(t, "image after rollout", s.field("pods", ".items[?(@.status.phase==\"Running\")].spec.containers[0].image"), image2+" "+image2)
+	s.eventually("only the new image", func() error {
+		if got := s.field("pods", ".items[*].spec.containers[0].image"); got != image2+" "+image2 {
+			return fmt.Errorf("%s", got)
+		}
+		return nil
+	})
 	s.kubectl("rollout", "undo", "deployment/web")
 	s.rollout("deployment/web")
 	contains(t, "image after undo", s.field("deployment/web", ".spec.template.spec.containers[0].image"), image)
