@@ -117,9 +117,9 @@ func (s *testServer) put(key, value string) int64 {
 	return s.write(store.Op{Kind: store.OpPut, Key: []byte(key), Value: []byte(value)})
 }
 
-func (s *testServer) del(key string) int64 {
+func (s *testServer) del(key string) {
 	s.t.Helper()
-	return s.write(store.Op{Kind: store.OpDelete, Key: []byte(key)})
+	s.write(store.Op{Kind: store.OpDelete, Key: []byte(key)})
 }
 
 func (s *testServer) write(ops ...store.Op) int64 {

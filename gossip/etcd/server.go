@@ -87,7 +87,6 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.InitialWindowSize(1 << 20),
 		grpc.InitialConnWindowSize(4 << 20),
 		// kube-apiserver opens a connection for every resource, most of them idle.
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(16 << 10),
 		grpc.MaxRecvMsgSize(s.cfg.MaxRequestBytes + framingBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),

@@ -157,7 +157,7 @@ func (ws *watchStream) refuseLocked(r *pb.WatchCreateRequest, key []byte) string
 	switch {
 	case r.StartRevision < 0:
 		return rpctypes.ErrorDesc(rpctypes.ErrGRPCCompacted)
-	case len(end) > 0 && !(len(end) == 1 && end[0] == 0) && bytes.Compare(key, end) >= 0:
+	case len(end) > 0 && string(end) != "\x00" && bytes.Compare(key, end) >= 0:
 		return "mvcc: watcher range is empty"
 	case r.WatchId < 0:
 		return "mvcc: watch ID is negative"

@@ -78,7 +78,7 @@ func startOurs(t testing.TB) *side {
 
 // run starts f and returns a function that stops it and waits for its end.
 func run(t testing.TB, name string, f func(context.Context) error) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // t.Context ends before cleanups run
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f(ctx) }()
 	return func() {

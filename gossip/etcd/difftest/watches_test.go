@@ -202,7 +202,7 @@ func (h *history) createWatch() {
 	}
 	what := fmt.Sprintf("watch %d of %q..%q from %v, prev %v, filters %v", request.WatchId, key, end, start, request.PrevKv, request.Filters)
 	h.say("%s", what)
-	refused := len(end) > 0 && !(len(end) == 1 && end[0] == 0) && string(key) >= string(end)
+	refused := len(end) > 0 && string(end) != "\x00" && string(key) >= string(end)
 	for _, c := range []*clientStream{p.ours, p.etcd} {
 		r := pb.WatchCreateRequest{
 			Key: key, RangeEnd: end, WatchId: request.WatchId, PrevKv: request.PrevKv, Fragment: request.Fragment,

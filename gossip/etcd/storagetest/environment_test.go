@@ -142,7 +142,7 @@ func serve(t *testing.T, o options) *kubernetes.Client {
 }
 
 func run(t *testing.T, name string, f func(context.Context) error) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // t.Context ends before cleanups run
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f(ctx) }()
 	return func() {

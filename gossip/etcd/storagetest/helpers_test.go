@@ -34,8 +34,8 @@ func (e *environment) storedAsBytes(ctx context.Context, t *testing.T, key strin
 	if err != nil {
 		t.Fatalf("decode %s: %v", key, err)
 	}
-	if pod := obj.(*example.Pod); pod.ResourceVersion != "" || pod.SelfLink != "" {
-		t.Errorf("%s is stored with resource version %q, self link %q", key, pod.ResourceVersion, pod.SelfLink)
+	if pod := obj.(*example.Pod); pod.ResourceVersion != "" || pod.SelfLink != "" { //nolint:staticcheck // deprecated, and never to be stored
+		t.Errorf("%s is stored with a resource version or a self link: %v", key, pod.ObjectMeta)
 	}
 }
 
@@ -72,7 +72,7 @@ func (e *environment) compact(ctx context.Context, t *testing.T, resourceVersion
 // increase moves the newest revision on.
 func (e *environment) increase(ctx context.Context, t *testing.T) int64 {
 	t.Helper()
-	r, err := e.client.KV.Put(ctx, "increaseRV", "ok")
+	r, err := e.client.Put(ctx, "increaseRV", "ok")
 	if err != nil {
 		t.Fatalf("put: %v", err)
 	}
