@@ -148,21 +148,35 @@ func TestKmsg(t *testing.T) {
 	}
 }
 
-func TestNoteHandler(t *testing.T) {
+func TestStartLog(t *testing.T) {
 	var out bytes.Buffer
 	var noted []string
-	log := slog.New(noteHandler{
-		Handler: slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}),
-		note:    func(reason string) { noted = append(noted, reason) },
+	var starting atomic.Bool
+	starting.Store(true)
+	log := slog.New(startLog{
+		Handler:  slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelInfo}),
+		note:     func(reason string) { noted = append(noted, reason) },
+		starting: &starting,
 	})
 	log.Info("Starting")
+	log.Warn("A warning")
+	log.Error("Skipping pod synchronization", "err", errors.New("not yet"))
 	log.With("node", "n1").Error("Failed to start ContainerManager", "err", errors.New("no\n such cgroup"))
 	log.WithGroup("g").Error(strings.Repeat("é", 1000))
 	if len(noted) != 2 || noted[0] != "Failed to start ContainerManager: no such cgroup" || len(noted[1]) > 600 {
 		t.Fatalf("noted %q", noted)
 	}
-	if !strings.Contains(out.String(), "ContainerManager") || strings.Contains(out.String(), "Starting") {
-		t.Errorf("passed on %q", out.String())
+	starting.Store(false)
+	log.Error("Skipping pod synchronization", "err", errors.New("the runtime is down"))
+	if len(noted) != 2 {
+		t.Errorf("noted after the start: %q", noted[2:])
+	}
+	for text, want := range map[string]bool{
+		"Starting": false, "A warning": true, "not yet": false, "ContainerManager": true, "the runtime is down": true,
+	} {
+		if got := strings.Contains(out.String(), text); got != want {
+			t.Errorf("%q passed on: %v, want %v", text, got, want)
+		}
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -25,7 +25,9 @@ import (
 type Kubelet struct {
 	cfg    Config
 	server *options.KubeletServer
-	guard  *Guard
+	guard  *Guard // does nothing without a file
+
+	starting atomic.Bool // from Begin until the start is settled
 }
 
 // New builds the kubelet's configuration. It starts nothing.
@@ -37,11 +39,7 @@ func New(cfg Config) (*Kubelet, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kubelet{cfg: cfg, server: server}
-	if cfg.GuardFile != "" {
-		k.guard = NewGuard(cfg.GuardFile, fingerprint(server))
-	}
-	return k, nil
+	return &Kubelet{cfg: cfg, server: server, guard: NewGuard(cfg.GuardFile, fingerprint(server))}, nil
 }
 
 // fingerprint changes whenever the kubelet's settings do.
@@ -62,24 +60,21 @@ func fingerprint(server *options.KubeletServer) string {
 // starts took the process down. It may be called once in a process. Pods keep
 // running when it returns.
 func (k *Kubelet) Run(ctx context.Context, ready func()) error {
-	log := k.cfg.Log
-	if k.guard != nil {
-		if err := k.guard.Begin(); err != nil {
-			return err
-		}
-		defer func() {
-			if err := k.guard.Settle(); err != nil {
-				log.Warn("kubelet start marks not removed", "err", err)
-			}
-		}()
-		log = slog.New(noteHandler{Handler: log.Handler(), note: k.guard.Note})
+	if err := k.guard.Begin(); err != nil {
+		return err
 	}
+	k.starting.Store(true)
+	defer func() {
+		if err := k.settle(); err != nil {
+			k.cfg.Log.Warn("kubelet start marks not removed", "err", err)
+		}
+	}()
 	seen, err := ensureKmsg("/dev/kmsg")
 	if err != nil {
 		return err
 	}
 	if !seen {
-		log.Warn("the kernel log cannot be read: out-of-memory kills will not be reported as events")
+		k.cfg.Log.Warn("the kernel log cannot be read: out-of-memory kills will not be reported as events")
 	}
 	clients, err := newClients(k.server)
 	if err != nil {
@@ -87,7 +82,9 @@ func (k *Kubelet) Run(ctx context.Context, ready func()) error {
 	}
 	defer clients.sever()
 
-	ctx = klog.NewContext(ctx, logr.FromSlogHandler(log.Handler()))
+	ctx = klog.NewContext(ctx, logr.FromSlogHandler(startLog{
+		Handler: k.cfg.Log.Handler(), note: k.guard.Note, starting: &k.starting,
+	}))
 	deps, err := app.UnsecuredDependencies(ctx, k.server, utilfeature.DefaultFeatureGate)
 	if err != nil {
 		return fmt.Errorf("build kubelet: %w", err)
@@ -114,17 +111,20 @@ func (k *Kubelet) Run(ctx context.Context, ready func()) error {
 // settleLater marks the start as survived once the kubelet has been up for long
 // enough, ready or not: a node without a network is not a crash loop.
 func (k *Kubelet) settleLater(ctx context.Context) error {
-	if k.guard == nil {
-		return nil
-	}
 	timer := time.NewTimer(guardGrace)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-timer.C:
-		return k.guard.Settle()
+		return k.settle()
 	}
+}
+
+// settle ends the start: it was no crash.
+func (k *Kubelet) settle() error {
+	k.starting.Store(false)
+	return k.guard.Settle()
 }
 
 // watchReady polls the Node until it has reported Ready since started. Polling,
@@ -143,10 +143,8 @@ func (k *Kubelet) watchReady(ctx context.Context, client clientset.Interface, st
 		case <-ticker.C:
 		}
 	}
-	if k.guard != nil {
-		if err := k.guard.Settle(); err != nil {
-			return err
-		}
+	if err := k.settle(); err != nil {
+		return err
 	}
 	if ready != nil {
 		ready()

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // conflist is a CNI network configuration list with the one plugin "moot",
@@ -65,8 +66,17 @@ func replaceFile(path string, data []byte) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	// A leading dot keeps the runtime from loading the half-written file.
-	tmp, err := os.CreateTemp(dir, ".moot-")
+	// Not in the directory itself: the runtime watches it and reloads whenever
+	// anything is written there. Unless it is a mount of its own.
+	err = renameInto(path, filepath.Dir(dir), data)
+	if errors.Is(err, syscall.EXDEV) {
+		err = renameInto(path, dir, data)
+	}
+	return err
+}
+
+func renameInto(path, tmpDir string, data []byte) error {
+	tmp, err := os.CreateTemp(tmpDir, ".moot-cni-")
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,9 @@ func TestReplaceFile(t *testing.T) {
 	if got, err := os.ReadFile(path); err != nil || string(got) != "two" {
 		t.Errorf("content %q, %v", got, err)
 	}
-	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
-		t.Errorf("files left behind: %v, %v", entries, err)
+	for _, dir := range []string{filepath.Dir(path), filepath.Dir(filepath.Dir(path))} {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+			t.Errorf("files left behind in %s: %v, %v", dir, entries, err)
+		}
 	}
 }

@@ -9,12 +9,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/klog/v2"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 )
 
@@ -48,7 +46,6 @@ func (p *Provisioner) Run(ctx context.Context) error {
 	if err := os.MkdirAll(p.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("make volume directory: %w", err)
 	}
-	ctx = klog.NewContext(ctx, logr.FromSlogHandler(p.cfg.Log.Handler()))
 	ctrl := controller.NewProvisionController(ctx, p.client, Name, p,
 		controller.LeaderElection(false),
 		controller.MetricsPort(0),

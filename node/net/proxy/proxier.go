@@ -7,6 +7,7 @@ import (
 	stdnet "net"
 	"os/exec"
 
+	netnft "github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/events"
 	utilsysctl "k8s.io/component-helpers/node/util/sysctl"
@@ -78,6 +79,9 @@ func (p *Proxy) newProxierOf(ctx context.Context, mode Mode, recorder events.Eve
 	nodeIP := stdnet.IP(p.cfg.NodeIP.AsSlice())
 	var proxier proxy.Provider
 	if mode == NFTables {
+		if err := ensureTable(family); err != nil {
+			return nil, err
+		}
 		proxier, err = nftables.NewProxier(ctx, conf, family, local, p.cfg.NodeName, nodeIP, recorder, nil, false)
 	} else {
 		tables := utiliptables.NewBestEffort()[family]
@@ -90,6 +94,25 @@ func (p *Proxy) newProxierOf(ctx context.Context, mode Mode, recorder events.Eve
 		return nil, fmt.Errorf("mode %s: %w", mode, err)
 	}
 	return proxier, nil
+}
+
+// ensureTable makes the proxier's table if it is not there: upstream lists what
+// is in it before it makes it, and logs an error. It also tells, before anything
+// depends on it, whether the kernel has nftables at all.
+func ensureTable(family corev1.IPFamily) error {
+	conn, err := netnft.New()
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	table := &netnft.Table{Name: "kube-proxy", Family: netnft.TableFamilyIPv4}
+	if family == corev1.IPv6Protocol {
+		table.Family = netnft.TableFamilyIPv6
+	}
+	conn.AddTable(table)
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("make nftables table: %w", err)
+	}
+	return nil
 }
 
 // removeOther removes the rules an earlier start left in the other mode: both at
