@@ -161,6 +161,11 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("read on a full disk: %s", got)
 	}
 	put(t, s, "/registry/events/e", "memory has room")
+	del(t, s, "/registry/pods/a")
+	room(uint64(cfg.MinFreeBytes)/4 - 1)
+	if _, err := s.Txn(t.Context(), Txn{Then: []Op{{Kind: OpDelete, Key: []byte("/registry/pods/a")}}}); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("delete on a full disk: %v, want ErrNoSpace", err)
+	}
 
 	room(uint64(cfg.MinFreeBytes))
 	put(t, s, "/registry/pods/a", "3")

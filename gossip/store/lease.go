@@ -270,10 +270,8 @@ func (c *committer) revoke(b *batch, id int64) error {
 		touchesDisk = touchesDisk || classOf([]byte(k)).durable
 	}
 	ls.mu.Unlock()
-	if touchesDisk {
-		if err := c.space(); err != nil {
-			return err
-		}
+	if err := c.checkSpace(false, touchesDisk); err != nil {
+		return err
 	}
 	slices.SortFunc(keys, strings.Compare)
 	for _, k := range keys {

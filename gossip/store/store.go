@@ -80,10 +80,14 @@ func (s *Store) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return s.publish(batches) })
 	group.Go(func() error { return s.lessor.run(ctx, s.expire) })
-	ended := make(chan error, 1)
-	go func() { ended <- group.Wait() }()
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err = group.Wait()
+	}()
 	select {
-	case err := <-ended:
+	case <-ended:
 		return err
 	case <-s.failure:
 	}

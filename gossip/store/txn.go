@@ -224,7 +224,7 @@ func (c *committer) txn(b *batch, t *Txn) (TxnResult, error) {
 // operations with present values and leases filled in where they are kept.
 func (c *committer) checkBranch(ops []Op) ([]Op, error) {
 	copied := false
-	disk := false
+	var puts, deletes bool // on disk
 	for i := range ops {
 		op := &ops[i]
 		switch op.Kind {
@@ -236,10 +236,10 @@ func (c *committer) checkBranch(ops []Op) ([]Op, error) {
 			}
 			continue
 		case OpDelete:
-			disk = disk || len(op.End) > 0 || classOf(op.Key).durable
+			deletes = deletes || len(op.End) > 0 || classOf(op.Key).durable
 			continue
 		case OpPut:
-			disk = disk || classOf(op.Key).durable
+			puts = puts || classOf(op.Key).durable
 		}
 		if op.IgnoreValue || op.IgnoreLease {
 			if !copied {
@@ -254,12 +254,22 @@ func (c *committer) checkBranch(ops []Op) ([]Op, error) {
 			return nil, ErrLeaseNotFound
 		}
 	}
-	if disk {
-		if err := c.space(); err != nil {
-			return nil, err
-		}
+	if err := c.checkSpace(puts, deletes); err != nil {
+		return nil, err
 	}
 	return ops, nil
+}
+
+// checkSpace refuses what the disk has no room for. Deletes may use more of the
+// reserve than puts: they are the way out.
+func (c *committer) checkSpace(puts, deletes bool) error {
+	if puts {
+		return c.space()
+	}
+	if deletes && !c.store.space.spare() {
+		return ErrNoSpace
+	}
+	return nil
 }
 
 // keepPresent fills in the value or the lease that a put keeps.
