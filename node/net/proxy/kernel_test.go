@@ -6,13 +6,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,16 +23,30 @@ const (
 	serviceAddr = "10.43.0.50"
 )
 
-// inNamespace runs the rest of the test in a network namespace of its own, with
-// the node's address and a default route.
-func inNamespace(t *testing.T) {
+// inNamespace runs the calling test once more, in a process of its own in a
+// network namespace of its own, with the node's address and a default route, and
+// returns true there. In the first process it returns false. A locked thread
+// would not do: the iptables proxier has goroutines of its own.
+func inNamespace(t *testing.T) bool {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	runtime.LockOSThread() // never unlocked: the thread ends with the test, and its namespace with it
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("no network namespace: %v", err)
+	const inside = "MOOT_TEST_IN_NAMESPACE"
+	if os.Getenv(inside) == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v") //nolint:gosec // this very binary
+		cmd.Env = append(os.Environ(), inside+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		out, err := cmd.CombinedOutput()
+		switch {
+		case err != nil:
+			t.Fatalf("in the namespace: %v\n%s", err, out)
+		case strings.Contains(string(out), "--- SKIP"):
+			t.Skipf("%s", out)
+		case !strings.Contains(string(out), "--- PASS"):
+			t.Fatalf("nothing ran in the namespace:\n%s", out)
+		}
+		return false
 	}
 	uplink := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0p"}
 	if err := netlink.LinkAdd(uplink); err != nil {
@@ -58,6 +71,7 @@ func inNamespace(t *testing.T) {
 	if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("10.0.0.254")}); err != nil {
 		t.Fatal(err)
 	}
+	return true
 }
 
 // echoServer returns its port on the node's address.
@@ -141,56 +155,58 @@ func echo(conn net.Conn, text string) error {
 	return nil
 }
 
-func TestServicesInKernel(t *testing.T) {
-	for _, mode := range []Mode{NFTables, IPTables} {
-		t.Run(string(mode), func(t *testing.T) {
-			inNamespace(t)
-			program := map[Mode]string{NFTables: "nft", IPTables: "iptables"}[mode]
-			if _, err := exec.LookPath(program); err != nil {
-				t.Skip(err)
-			}
-			port := echoServer(t)
-			start(t, mode, port, true)
-			open, err := dial()
-			if err != nil {
-				t.Fatalf("connect to the Service: %v", err)
-			}
-			defer func() { _ = open.Close() }()
-			if err := echo(open, "before"); err != nil {
-				t.Fatal(err)
-			}
+func TestServicesByNFTables(t *testing.T) { testServices(t, NFTables, "nft") }
+func TestServicesByIPTables(t *testing.T) { testServices(t, IPTables, "iptables") }
 
-			start(t, mode, port, true) // as after a restart of the daemon
-			if err := echo(open, "after"); err != nil {
-				t.Fatalf("connection open across a restart: %v", err)
-			}
-			again, err := dial()
-			if err != nil {
-				t.Fatalf("connect after a restart: %v", err)
-			}
-			_ = again.Close()
+func testServices(t *testing.T, mode Mode, program string) {
+	if !inNamespace(t) {
+		return
+	}
+	if _, err := exec.LookPath(program); err != nil {
+		t.Skip(err)
+	}
+	port := echoServer(t)
+	start(t, mode, port, true)
+	open, err := dial()
+	if err != nil {
+		t.Fatalf("connect to the Service: %v", err)
+	}
+	defer func() { _ = open.Close() }()
+	if err := echo(open, "before"); err != nil {
+		t.Fatal(err)
+	}
 
-			start(t, mode, port, false)
-			if conn, err := dial(); err == nil {
-				_ = conn.Close()
-				t.Error("a Service without a backend was connected to")
-			} else if !strings.Contains(err.Error(), "refused") {
-				t.Errorf("a Service without a backend: %v, want it refused at once", err)
-			}
+	start(t, mode, port, true) // as after a restart of the daemon
+	if err := echo(open, "after"); err != nil {
+		t.Fatalf("connection open across a restart: %v", err)
+	}
+	again, err := dial()
+	if err != nil {
+		t.Fatalf("connect after a restart: %v", err)
+	}
+	_ = again.Close()
 
-			if err := Cleanup(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			rules, err := exec.CommandContext(t.Context(), "nft", "list", "ruleset").CombinedOutput()
-			if err != nil || strings.Contains(strings.ToLower(string(rules)), "kube-svc") || strings.Contains(string(rules), "shop") {
-				t.Errorf("rules left behind (%v):\n%s", err, rules)
-			}
-		})
+	start(t, mode, port, false)
+	if conn, err := dial(); err == nil {
+		_ = conn.Close()
+		t.Error("a Service without a backend was connected to")
+	} else if !strings.Contains(err.Error(), "refused") {
+		t.Errorf("a Service without a backend: %v, want it refused at once", err)
+	}
+
+	if err := Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rules, err := exec.CommandContext(t.Context(), "nft", "list", "ruleset").CombinedOutput()
+	if err != nil || strings.Contains(strings.ToLower(string(rules)), "kube-svc") || strings.Contains(string(rules), "shop") {
+		t.Errorf("rules left behind (%v):\n%s", err, rules)
 	}
 }
 
 func TestModesDoNotMix(t *testing.T) {
-	inNamespace(t)
+	if !inNamespace(t) {
+		return
+	}
 	port := echoServer(t)
 	start(t, IPTables, port, true)
 	start(t, NFTables, port, true)
