@@ -55,6 +55,7 @@ type settings struct {
 	profiles string
 	skip     string
 	mootArgs []string
+	shares   int
 }
 
 func main() {
@@ -104,6 +105,7 @@ func parse(args []string) (settings, error) {
 	flags.DurationVar(&s.idle, "idle", time.Minute, "how long to look at an idle node; 0 leaves it out")
 	flags.StringVar(&s.profiles, "profiles", "", "directory for CPU and heap profiles of moot")
 	flags.StringVar(&s.skip, "skip", "", "parts of a round to leave out: pods,restart,reboot")
+	flags.IntVar(&s.shares, "shares", 100, "how many times the share of processor time of another process a node gets, against what else runs here")
 	flags.Func("moot-arg", "flag for moot up (repeat)", func(arg string) error {
 		s.mootArgs = append(s.mootArgs, arg)
 		return nil
@@ -111,8 +113,8 @@ func parse(args []string) (settings, error) {
 	if err := flags.Parse(args); err != nil {
 		return s, err
 	}
-	if s.rounds < 1 || s.pods < 1 || s.batch < 1 {
-		return s, errors.New("-rounds, -pods and -batch must be positive")
+	if s.rounds < 1 || s.pods < 1 || s.batch < 1 || s.shares < 1 {
+		return s, errors.New("-rounds, -pods, -batch and -shares must be positive")
 	}
 	for _, dir := range []*string{&s.moot, &s.tools, &s.dir, &s.profiles} {
 		if *dir == "" {
@@ -129,7 +131,9 @@ func parse(args []string) (settings, error) {
 
 func (s settings) skips(part string) bool { return slices.Contains(strings.Split(s.skip, ","), part) }
 
-func (s settings) measures(side string) bool { return slices.Contains(strings.Split(s.sides, ","), side) }
+func (s settings) measures(side string) bool {
+	return slices.Contains(strings.Split(s.sides, ","), side)
+}
 
 // ask runs this program on a node and decodes what it answers into answer.
 func ask(ctx context.Context, c *testbed.Cluster, question, answer any) error {

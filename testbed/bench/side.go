@@ -29,6 +29,7 @@ type side struct {
 	cluster  *testbed.Cluster
 	initPID  int
 	id       string // of the cluster, names its cgroups
+	shares   int    // of processor time
 	results  results
 }
 
@@ -63,7 +64,7 @@ func newSide(s settings, name string, daemon []string, binaries map[string]strin
 		return nil, err
 	}
 	return &side{
-		name: name, cfg: cfg, images: images, cluster: cluster,
+		name: name, cfg: cfg, images: images, cluster: cluster, shares: s.shares,
 		results: results{starts: map[string][]startResult{}},
 	}, nil
 }
@@ -129,6 +130,9 @@ func (s *side) timed(ctx context.Context, kind string, begin func(context.Contex
 		s.id, s.initPID, started = st.ID, st.Nodes[0].InitPID, st.Nodes[0].Started
 		return true
 	})
+	if err == nil && s.id != "" {
+		err = setShares(s.id, s.shares)
+	}
 	var times startTimes
 	if err == nil && !started.IsZero() {
 		err = ask(ctx, s.cluster, question{Kind: "start", Node: node, Since: started}, &times)
