@@ -69,7 +69,9 @@ type space struct {
 func newSpace(t *testing.T) *space {
 	t.Helper()
 	name := regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(t.Name()), "-")
-	s := &space{T: t, name: strings.TrimPrefix(name, "test")}
+	// The number sets a second run of the test apart, as long as it is short.
+	name = fmt.Sprintf("%s-%d", strings.TrimPrefix(name, "test"), time.Now().UnixMilli()%1e6)
+	s := &space{T: t, name: name}
 	s.must("", "kubectl", "create", "namespace", s.name)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

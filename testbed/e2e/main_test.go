@@ -14,9 +14,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,9 +59,12 @@ func suite(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	// Ctrl-C and a time limit still take the cluster down.
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
+	ctx := context.Background()
+	release, err := guard(dir)
+	if err != nil {
+		return 1, err
+	}
+	defer release()
 	defer func() {
 		if derr := end(dir, before); derr != nil && err == nil {
 			code, err = 1, derr
@@ -80,11 +83,32 @@ func suite(m *testing.M) (code int, err error) {
 	}
 	code = m.Run()
 	if code != 0 {
-		logs, _ := bed(context.WithoutCancel(ctx), dir, "", "logs", node)
+		logs, _ := bed(ctx, dir, "", "logs", node)
 		lines := strings.Split(logs, "\n")
 		fmt.Printf("e2e: the daemon's log ends:\n%s\n", strings.Join(lines[max(0, len(lines)-80):], "\n"))
 	}
 	return code, nil
+}
+
+// guard starts a process that outlives this one, if only for a moment: when
+// we are gone without a word, by ctrl-C, a time limit or a panic, it takes the
+// cluster down.
+func guard(dir string) (release func(), err error) {
+	ours, theirs, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("sh", "-c", `read -r word; [ "$word" = done ] || { "$1" --dir "$2/bed" down; rm -rf "$2"; }`,
+		"sh", binary("testbed"), dir)
+	cmd.Stdin = ours
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	return func() {
+		_, _ = theirs.WriteString("done\n")
+		_ = cmd.Wait()
+	}, ours.Close()
 }
 
 // end takes the cluster down and looks for what it left.

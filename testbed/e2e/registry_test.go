@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mootkube/moot/testbed"
 )
@@ -17,7 +18,9 @@ func TestPullFromRegistry(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
 	reg := decode[testbed.Registry](t, runBed(t, "registry", "up"))
-	ref := s.push("registry", "shop/app:v1", "pulled")
+	// Of this run alone: no node has it yet.
+	tag := fmt.Sprint(time.Now().UnixNano())
+	ref := s.push("registry", "shop/app:"+tag, "pulled")
 	s.trust(reg.Host, reg, reg.Host, "")
 
 	const pull = `
@@ -45,10 +48,10 @@ spec:
 			return nil
 		})
 	}
-	s.apply(fmt.Sprintf(pull, "wrong", "wrong", ref, "Always"))
-	reason("wrong", "ErrImagePull ImagePullBackOff")
 	s.apply(fmt.Sprintf(pull, "never", "right", ref, "Never"))
 	reason("never", "ErrImageNeverPull")
+	s.apply(fmt.Sprintf(pull, "wrong", "wrong", ref, "Always"))
+	reason("wrong", "ErrImagePull ImagePullBackOff")
 	s.apply(fmt.Sprintf(pull, "right", "right", ref, "IfNotPresent"))
 	s.wait("condition=Ready", "pod/right")
 	contains(t, "the image", s.field("pod/right", ".status.containerStatuses[0].imageID"), "sha256:")
@@ -57,9 +60,9 @@ spec:
 
 	// A mirror for a registry that cannot be reached at all.
 	mirror := decode[testbed.Registry](t, runBed(t, "registry", "up", "--name", "mirror"))
-	s.push("mirror", "far/app:v1", "mirrored")
+	s.push("mirror", "far/app:"+tag, "mirrored")
 	s.trust("far.example.com", mirror, mirror.Host, "Basic "+basic(mirror))
-	s.apply(fmt.Sprintf(pull, "mirrored", "right", "far.example.com/far/app:v1", "Always"))
+	s.apply(fmt.Sprintf(pull, "mirrored", "right", "far.example.com/far/app:"+tag, "Always"))
 	s.wait("condition=Ready", "pod/mirrored")
 	contains(t, "the mirror's log", readFile(t, mirror.Log), "GET /v2/far/app/manifests/")
 }
