@@ -74,7 +74,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// The server closes it too; before it gets so far, nobody else does.
 	defer listener.Close() //nolint:errcheck // closed twice after a normal run
 	s.opts.SecureServing.Listener = listener
-	server, err := s.build(ctx)
+	server, schemas, err := s.build(ctx)
 	if err != nil {
 		return fmt.Errorf("build API server: %w", err)
 	}
@@ -82,6 +82,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("prepare API server: %w", err)
 	}
+	schemas.forget()
 	// A start-up hook that is cut short ends the process: a start is finished
 	// before it is undone.
 	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -137,42 +138,52 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 
 // build assembles the chain of servers; some of their goroutines run from here
 // on and end with the server.
-func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, error) {
+func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, *schemas, error) {
 	completed, err := s.opts.Complete(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if errs := completed.Validate(); len(errs) > 0 {
-		return nil, utilerrors.NewAggregate(errs)
+		return nil, nil, utilerrors.NewAggregate(errs)
 	}
 	config, err := app.NewConfig(completed)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// It renews, every few seconds, a record that only serves to forward
 	// requests to API servers of other versions, which Moot does not do.
 	config.KubeAPIs.ControlPlane.Generic.DisabledPostStartHooks.Insert("peer-endpoint-reconciler-controller")
 	if s.cfg.Filter != nil {
 		// The aggregator is the head of the chain: its handlers see each request.
-		generic := &config.Aggregator.GenericConfig.Config
-		inner := generic.BuildHandlerChainFunc
-		generic.BuildHandlerChainFunc = func(h http.Handler, c *genericapiserver.Config) http.Handler {
+		head := &config.Aggregator.GenericConfig.Config
+		inner := head.BuildHandlerChainFunc
+		head.BuildHandlerChainFunc = func(h http.Handler, c *genericapiserver.Config) http.Handler {
 			return s.cfg.Filter(inner(h, c))
 		}
 	}
+	generic := config.KubeAPIs.ControlPlane.Generic
+	generic.SkipOpenAPIInstallation = true // see schemas
 	complete, err := config.Complete()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	server, err := app.CreateServerChain(complete)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	kube, ok := server.GenericAPIServer.NextDelegate().(*genericapiserver.GenericAPIServer)
+	if !ok {
+		return nil, nil, fmt.Errorf("find the server of built-in resources: it is a %T", server.GenericAPIServer.NextDelegate())
+	}
+	schemas, err := installSchemas(kube, generic.OpenAPIConfig, generic.OpenAPIV3Config)
+	if err != nil {
+		return nil, nil, err
 	}
 	server.GenericAPIServer.ShutdownTimeout = stopWithin
 	if err := server.GenericAPIServer.AddPostStartHook("moot-bootstrap-roles", ensureRoles); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return server, nil
+	return server, schemas, nil
 }
 
 // awaitReady closes the ready signal once /readyz says ok.
