@@ -64,7 +64,7 @@ and answers on its Service: %s
 Try:
   %[3]s exec %[4]s -- kubectl get pods -A
   %[3]s exec %[4]s -- curl -s http://%[5]s/
-  %[3]s exec %[4]s -- curl -s http://%[5]s/exit?s=1     # it comes back
+  %[3]s exec %[4]s -- curl -s 'http://%[5]s/exit?s=1'   # it comes back
   %[3]s kill %[4]s; %[3]s start %[4]s   # the same containers run on
   %[3]s status
   %[3]s down

@@ -192,8 +192,13 @@ func (c *Cluster) WaitReady(ctx context.Context, node string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.ReadyTimeout,
 		fmt.Errorf("not ready after %s", c.cfg.ReadyTimeout))
 	defer cancel()
+	said := ""
 	err = poll(ctx, 50*time.Millisecond, "wait for "+node, func() (bool, error) {
 		st, err := ask(n.Init, request{Op: opStatus}, nil)
+		if st.Text != said {
+			said = st.Text
+			c.progress("%s: %s", node, said)
+		}
 		switch {
 		case err != nil:
 			return false, err
