@@ -66,17 +66,23 @@ func replaceFile(path string, data []byte) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	// Not in the directory itself: the runtime watches it and reloads whenever
-	// anything is written there. Unless it is a mount of its own.
-	err = renameInto(path, filepath.Dir(dir), data)
+	// The runtime watches the directory, loads it anew when a file there is
+	// written or renamed, and complains when there is nothing to load. So the
+	// content is written elsewhere, and the last rename is within the directory.
+	hidden := filepath.Join(dir, ".moot-cni")
+	err = writeVia(filepath.Dir(dir), hidden, data)
 	if errors.Is(err, syscall.EXDEV) {
-		err = renameInto(path, dir, data)
+		err = writeVia(dir, hidden, data)
+	}
+	if err == nil {
+		err = os.Rename(hidden, path)
 	}
 	return err
 }
 
-func renameInto(path, tmpDir string, data []byte) error {
-	tmp, err := os.CreateTemp(tmpDir, ".moot-cni-")
+// writeVia makes path hold data by way of a temporary file in dir.
+func writeVia(dir, path string, data []byte) error {
+	tmp, err := os.CreateTemp(dir, ".moot-cni-")
 	if err != nil {
 		return err
 	}

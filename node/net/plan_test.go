@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -140,8 +141,27 @@ func TestReplaceFile(t *testing.T) {
 	if second, err := os.Stat(path); err != nil || !os.SameFile(first, second) {
 		t.Errorf("the same content was written again: %v", err)
 	}
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = watcher.Close() }()
+	if err := watcher.Add(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
 	if err := replaceFile(path, []byte("two")); err != nil {
 		t.Fatal(err)
+	}
+	for renamed := false; !renamed; { // what containerd waits for
+		select {
+		case event := <-watcher.Events:
+			if event.Has(fsnotify.Write) {
+				t.Errorf("a file was written in the directory: %v", event)
+			}
+			renamed = event.Has(fsnotify.Rename)
+		case <-time.After(5 * time.Second):
+			t.Fatal("no rename within the directory: the runtime would not load the file")
+		}
 	}
 	if got, err := os.ReadFile(path); err != nil || string(got) != "two" {
 		t.Errorf("content %q, %v", got, err)
