@@ -13,12 +13,17 @@ import (
 	"time"
 
 	restful "github.com/emicklei/go-restful/v3"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/routes"
+	openapiutil "k8s.io/apiserver/pkg/util/openapi"
 	"k8s.io/apiserver/pkg/util/responsewriter"
+	aggregation "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/handler3"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
 )
 
 const (
@@ -151,4 +156,15 @@ func (s *schemas) buildV3(service *restful.WebService) http.Handler {
 	m := mux.NewPathRecorderMux("schema")
 	routes.OpenAPI{V3Config: s.v3}.InstallV3(alone, m)
 	return m
+}
+
+// useOwnTypes makes a server of the chain keep the schemas of its own types
+// alone, in place of those of all of Kubernetes.
+func useOwnTypes(config *genericapiserver.Config, types common.GetOpenAPIDefinitions) {
+	types = openapiutil.GetOpenAPIDefinitionsWithoutDisabledFeatures(types)
+	namer := openapi.NewDefinitionNamer(legacyscheme.Scheme, apiextensions.Scheme, aggregation.Scheme)
+	v2 := genericapiserver.DefaultOpenAPIConfig(types, namer)
+	v3 := genericapiserver.DefaultOpenAPIV3Config(types, namer)
+	v2.Info.Title, v3.Info.Title = "Kubernetes", "Kubernetes"
+	config.OpenAPIConfig, config.OpenAPIV3Config = v2, v3
 }

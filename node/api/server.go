@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/features"
@@ -18,6 +19,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/rest"
 	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
+	aggregation "k8s.io/kube-aggregator/pkg/generated/openapi"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 )
@@ -163,6 +165,8 @@ func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, *schemas
 	}
 	generic := config.KubeAPIs.ControlPlane.Generic
 	generic.SkipOpenAPIInstallation = true // see schemas
+	useOwnTypes(&config.ApiExtensions.GenericConfig.Config, apiextensions.GetOpenAPIDefinitions)
+	useOwnTypes(&config.Aggregator.GenericConfig.Config, aggregation.GetOpenAPIDefinitions)
 	complete, err := config.Complete()
 	if err != nil {
 		return nil, nil, err

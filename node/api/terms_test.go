@@ -17,9 +17,14 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	runtimeschema "k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -112,6 +117,7 @@ func TestTerms(t *testing.T) {
 	p := startPlane(t)
 	checkAnonymous(t, p)
 	checkSchemas(t, p)
+	checkCustomResource(t, p)
 	addNode(t, p)
 	first := 0
 	for n := uint64(1); n <= 6; n++ {
@@ -213,6 +219,43 @@ func checkSchemas(t *testing.T, p *plane) {
 			t.Errorf("version 2 lacks definitions: it has %d", len(names))
 		}
 	}
+}
+
+// checkCustomResource makes a kind, applies an object of it from the server's
+// side, which needs the kind's schema, and looks for its document.
+func checkCustomResource(t *testing.T, p *plane) {
+	t.Helper()
+	kinds, err := apiextensionsclient.NewForConfig(p.admin)
+	check(t, err)
+	schema := apiextensions.JSONSchemaProps{Type: "object", Properties: map[string]apiextensions.JSONSchemaProps{
+		"spec": {Type: "object", Properties: map[string]apiextensions.JSONSchemaProps{"size": {Type: "integer"}}},
+	}}
+	_, err = kinds.ApiextensionsV1().CustomResourceDefinitions().Create(t.Context(), &apiextensions.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: "boats.example.org"},
+		Spec: apiextensions.CustomResourceDefinitionSpec{
+			Group: "example.org", Scope: apiextensions.NamespaceScoped,
+			Names: apiextensions.CustomResourceDefinitionNames{Plural: "boats", Kind: "Boat"},
+			Versions: []apiextensions.CustomResourceDefinitionVersion{{
+				Name: "v1", Served: true, Storage: true, Schema: &apiextensions.CustomResourceValidation{OpenAPIV3Schema: &schema},
+			}},
+		},
+	}, metav1.CreateOptions{})
+	check(t, err)
+	objects, err := dynamic.NewForConfig(p.admin)
+	check(t, err)
+	boats := objects.Resource(runtimeschema.GroupVersionResource{Group: "example.org", Version: "v1", Resource: "boats"}).Namespace("default")
+	boat := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "example.org/v1", "kind": "Boat", "metadata": map[string]any{"name": "one", "labels": map[string]any{"a": "b"}},
+		"spec": map[string]any{"size": int64(7)},
+	}}
+	await(t, "kind Boat", func(ctx context.Context) bool {
+		_, err := boats.Apply(ctx, "one", boat, metav1.ApplyOptions{FieldManager: "test"})
+		return err == nil
+	})
+	await(t, "document of Boat", func(ctx context.Context) bool {
+		data, err := p.client.Discovery().RESTClient().Get().RequestURI("/openapi/v3").DoRaw(ctx)
+		return err == nil && strings.Contains(string(data), "apis/example.org/v1")
+	})
 }
 
 func addNode(t *testing.T, p *plane) {
