@@ -22,6 +22,12 @@ func newInstance(stateDir string, restoreKlog func()) *instance {
 	if restoreKlog == nil {
 		restoreKlog = func() {}
 	}
+	// As soon as the plugin is set up, that is: its start takes a second in which
+	// the rest of the process logs too.
+	caddy.RegisterParsingCallback("dns", "kubernetes", func(caddy.Context) error {
+		restoreKlog()
+		return nil
+	})
 	return &instance{lastGood: filepath.Join(stateDir, "Corefile"), restoreKlog: restoreKlog}
 }
 

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	stdnet "net"
+	"os"
 	"os/exec"
+	"slices"
+	"strings"
 
 	netnft "github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
@@ -118,13 +121,32 @@ func ensureTable(family corev1.IPFamily) error {
 // removeOther removes the rules an earlier start left in the other mode: both at
 // once would translate a packet twice.
 func removeOther(ctx context.Context, mode Mode) {
-	if mode == NFTables {
-		if _, err := exec.LookPath("iptables-save"); err == nil {
-			iptables.CleanupLeftovers(ctx)
-		}
+	if mode == IPTables {
+		nftables.CleanupLeftovers(ctx)
 		return
 	}
-	nftables.CleanupLeftovers(ctx)
+	if _, err := exec.LookPath("iptables-save"); err == nil && mayHaveIPTablesRules() {
+		iptables.CleanupLeftovers(ctx)
+	}
+}
+
+// mayHaveIPTablesRules tells whether it is worth a second of running iptables
+// programs to look for rules of the proxier. Today's iptables keeps its chains in
+// nftables, which are listed in a moment; the older one has tables of its own.
+func mayHaveIPTablesRules() bool {
+	for _, list := range []string{"/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"} {
+		if names, err := os.ReadFile(list); err == nil && len(names) > 0 {
+			return true
+		}
+	}
+	conn, err := netnft.New()
+	if err != nil {
+		return true
+	}
+	chains, err := conn.ListChains()
+	return err != nil || slices.ContainsFunc(chains, func(c *netnft.Chain) bool {
+		return strings.HasPrefix(c.Name, "KUBE-")
+	})
 }
 
 // Cleanup removes all rules of the proxy from this host, in every mode.
