@@ -26,9 +26,9 @@ func corefileAnswering(port int, ip string) string {
 	return fmt.Sprintf(".:%d {\n bind 127.0.0.1\n hosts {\n %s web.test\n }\n}\n", port, ip)
 }
 
-func ask(t *testing.T, port int, name string) string {
+func ask(t *testing.T, port int) string {
 	t.Helper()
-	q := new(mdns.Msg).SetQuestion(name, mdns.TypeA)
+	q := new(mdns.Msg).SetQuestion("web.test.", mdns.TypeA)
 	client := &mdns.Client{Timeout: 5 * time.Second}
 	answer, _, err := client.Exchange(q, fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
@@ -52,7 +52,7 @@ func TestInstanceKeepsWhatWorks(t *testing.T) {
 	if err := i.load(corefileAnswering(port, "192.0.2.1")); err != nil {
 		t.Fatal(err)
 	}
-	if got := ask(t, port, "web.test."); got != "192.0.2.1" {
+	if got := ask(t, port); got != "192.0.2.1" {
 		t.Fatalf("answer %s", got)
 	}
 	for _, bad := range []string{".:53 {\n nosuchplugin\n}", ".:53 {\n cache -1 x y\n}", ".:53 {"} {
@@ -60,13 +60,13 @@ func TestInstanceKeepsWhatWorks(t *testing.T) {
 			t.Fatalf("loaded %q", bad)
 		}
 	}
-	if got := ask(t, port, "web.test."); got != "192.0.2.1" {
+	if got := ask(t, port); got != "192.0.2.1" {
 		t.Fatalf("answer after a bad configuration: %s", got)
 	}
 	if err := i.load(corefileAnswering(port, "192.0.2.2")); err != nil {
 		t.Fatal(err)
 	}
-	if got := ask(t, port, "web.test."); got != "192.0.2.2" {
+	if got := ask(t, port); got != "192.0.2.2" {
 		t.Fatalf("answer after the reload: %s", got)
 	}
 	if restored < 5 {
@@ -87,7 +87,7 @@ func TestInstanceRemembersTheLastGood(t *testing.T) {
 	if err := second.loadLastGood(); err != nil {
 		t.Fatal(err)
 	}
-	if got := ask(t, port, "web.test."); got != "192.0.2.3" {
+	if got := ask(t, port); got != "192.0.2.3" {
 		t.Fatalf("answer %s", got)
 	}
 	if err := second.stop(); err != nil {

@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"time"
@@ -40,9 +41,7 @@ func setIdentity(s *options.KubeletServer, c *Config) {
 	s.HostnameOverride = c.NodeName
 	s.NodeIP = joinAddrs(c.NodeIPs)
 	s.KubeConfig = c.Kubeconfig
-	for k, v := range c.NodeLabels {
-		s.NodeLabels[k] = v
-	}
+	maps.Copy(s.NodeLabels, c.NodeLabels)
 	s.RegisterNode = true
 	s.Address = c.Listen.Addr().String()
 	s.Port = int32(c.Listen.Port())
