@@ -38,7 +38,7 @@ func parseCgroupMounts(mountinfo string) cgroupMounts {
 				m.unified = point
 			}
 		case "cgroup":
-			for _, option := range strings.SplitSeq(tail[2], ",") {
+			for option := range strings.SplitSeq(tail[2], ",") {
 				m.v1[option] = append(m.v1[option], point)
 			}
 			m.v1Paths[point] = true
