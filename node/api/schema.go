@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -88,9 +89,7 @@ func (s *schemas) buildIndex() error {
 		if err := json.Unmarshal(answer.Data(), &one); err != nil || answer.RespCode() != http.StatusOK {
 			return fmt.Errorf("list API schema of %s: %w", service.RootPath(), errors.Join(err, errors.New(answer.String())))
 		}
-		for path, doc := range one.Paths {
-			index.Paths[path] = doc
-		}
+		maps.Copy(index.Paths, one.Paths)
 	}
 	data, err := json.Marshal(index)
 	if err != nil {
