@@ -25,7 +25,7 @@ PURE := ./ebpf/... ./gossip/crdt/... ./gossip/store/... ./gossip/etcd ./gossip/e
 FUZZTIME ?= 20s
 NODES ?= 1
 
-.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench sim up down demo verify
+.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench conformance vm up down demo
 
 help: ## print this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -79,6 +79,12 @@ fuzz: ## each fuzz target for FUZZTIME
 
 bench: deps build ## the rows of docs/BENCHMARKS.md (root)
 	@docs/bench
+
+conformance: build ## upstream's conformance suite, unmodified, on one node (root, an hour)
+	testbed/conformance/run
+
+vm: build ## boot a stock Debian 12 under software emulation and try a node in it (root, 20 minutes)
+	testbed/vm/boot --install
 
 up: deps build ## start a cluster in network namespaces, with a small web app (root)
 	$(TESTBED) up --nodes $(NODES)
