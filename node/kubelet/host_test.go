@@ -153,10 +153,12 @@ func TestStartLog(t *testing.T) {
 	var noted []string
 	var starting atomic.Bool
 	starting.Store(true)
+	stopped := make(chan struct{})
 	log := slog.New(startLog{
 		Handler:  slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelInfo}),
 		note:     func(reason string) { noted = append(noted, reason) },
 		starting: &starting,
+		stopped:  stopped,
 	})
 	log.Info("Starting")
 	log.Warn("A warning")
@@ -171,8 +173,10 @@ func TestStartLog(t *testing.T) {
 	if len(noted) != 2 {
 		t.Errorf("noted after the start: %q", noted[2:])
 	}
+	close(stopped)
+	log.Error("Failed cleaning pods")
 	for text, want := range map[string]bool{
-		"Starting": false, "A warning": true, "not yet": false, "ContainerManager": true, "the runtime is down": true,
+		"Failed cleaning pods": false, "Starting": false, "A warning": true, "not yet": false, "ContainerManager": true, "the runtime is down": true,
 	} {
 		if got := strings.Contains(out.String(), text); got != want {
 			t.Errorf("%q passed on: %v, want %v", text, got, want)

@@ -12,11 +12,13 @@ import (
 // startLog passes the kubelet's records on. While the kubelet starts it hands
 // the errors among them to note first: the kubelet logs why it gives up and
 // exits in the next statement. Errors that every start brings are debug then,
-// and so is what the kubelet tells at its information levels at any time.
+// and so are all errors once it was told to stop, and what the kubelet tells at
+// its information levels at any time.
 type startLog struct {
 	slog.Handler
 	note     func(reason string)
 	starting *atomic.Bool
+	stopped  <-chan struct{} // closed when the kubelet is to stop
 	attrs    []slog.Attr
 }
 
@@ -44,6 +46,8 @@ func (h startLog) Enabled(ctx context.Context, level slog.Level) bool {
 
 func (h startLog) Handle(ctx context.Context, rec slog.Record) error {
 	switch {
+	case h.isStopped():
+		rec.Level = slog.LevelDebug
 	case rec.Level < slog.LevelError:
 		rec.Level = quieter(rec.Level)
 	case !h.starting.Load():
@@ -67,6 +71,15 @@ func (h startLog) WithAttrs(attrs []slog.Attr) slog.Handler {
 func (h startLog) WithGroup(name string) slog.Handler {
 	h.Handler = h.Handler.WithGroup(name)
 	return h
+}
+
+func (h startLog) isStopped() bool {
+	select {
+	case <-h.stopped:
+		return true
+	default:
+		return false
+	}
 }
 
 func quieter(level slog.Level) slog.Level {

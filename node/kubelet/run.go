@@ -83,7 +83,7 @@ func (k *Kubelet) Run(ctx context.Context, ready func()) error {
 	defer clients.sever()
 
 	ctx = klog.NewContext(ctx, logr.FromSlogHandler(startLog{
-		Handler: k.cfg.Log.Handler(), note: k.guard.Note, starting: &k.starting,
+		Handler: k.cfg.Log.Handler(), note: k.guard.Note, starting: &k.starting, stopped: ctx.Done(),
 	}))
 	deps, err := app.UnsecuredDependencies(ctx, k.server, utilfeature.DefaultFeatureGate)
 	if err != nil {
