@@ -28,7 +28,7 @@ import (
 // How long a part may take to stop before it is left behind.
 const (
 	quickStop = 5 * time.Second
-	slowStop  = 20 * time.Second
+	slowStop  = 30 * time.Second
 )
 
 // startAll starts the parts in the order ARCHITECTURE.md gives.
