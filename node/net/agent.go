@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -24,6 +25,7 @@ import (
 const (
 	settle   = 50 * time.Millisecond // changes within this time are handled as one
 	resync   = 30 * time.Second      // everything is compared at least this often
+	retry    = 2 * time.Second       // after something could not be set
 	waitLong = 10 * time.Second      // a node without a pod network for this long is worth a line
 )
 
@@ -113,14 +115,14 @@ func (a *Agent) loop(ctx context.Context, nodes listers.NodeLister, trigger <-ch
 		case <-timer.C:
 			pending = false
 		}
-		network, err := a.reconcile(nodes)
+		network, err := a.reconcile(ctx, nodes)
 		switch {
 		case err != nil:
 			if told != err.Error() { // the same again every few seconds says nothing new
 				a.cfg.Log.Warn("pod network not as it should be, trying again", "err", err)
 			}
 			told = err.Error()
-			timer.Reset(time.Second)
+			timer.Reset(retry)
 		case len(network.PodCIDRs) == 0:
 			if !warned && time.Since(started) > waitLong {
 				warned = true
@@ -141,8 +143,8 @@ func (a *Agent) loop(ctx context.Context, nodes listers.NodeLister, trigger <-ch
 }
 
 // reconcile makes host and plugin match the Nodes. The network it returns is
-// usable even when there is an error: then a route to another node is missing.
-func (a *Agent) reconcile(nodes listers.NodeLister) (Network, error) {
+// usable even when there is an error: then traffic does not get everywhere.
+func (a *Agent) reconcile(ctx context.Context, nodes listers.NodeLister) (Network, error) {
 	list, err := nodes.List(labels.Everything())
 	if err != nil {
 		return Network{}, fmt.Errorf("list nodes: %w", err)
@@ -168,11 +170,19 @@ func (a *Agent) reconcile(nodes listers.NodeLister) (Network, error) {
 	if err := setGateway(a.cfg.ClusterCIDR, network.Gateways); err != nil {
 		return Network{}, err
 	}
-	routeErr := syncRoutes(plan.routes)
+	// Not being able to reach other nodes' pods does not keep one's own from
+	// running.
+	errs := []error{syncRoutes(plan.routes)}
+	if blocked, err := allowForwarding(ctx, a.cfg.ClusterCIDR); err != nil {
+		errs = append(errs, err)
+	} else if len(blocked) > 0 {
+		errs = append(errs, fmt.Errorf("pod traffic is dropped by the host's firewall (%s): let it pass %s",
+			strings.Join(blocked, ", "), a.cfg.ClusterCIDR))
+	}
 	if err := a.writeConflist(plan.own); err != nil {
 		return Network{}, err
 	}
-	return network, routeErr
+	return network, errors.Join(errs...)
 }
 
 func syncRoutes(want map[netip.Prefix]netip.Addr) error {
@@ -247,9 +257,9 @@ func nodeChanged(before, after any) bool {
 }
 
 // Cleanup takes back what an agent set on this host: routes, the gateway
-// address and the plugin's configuration. Pods must be gone.
-func Cleanup(cfg Config) error {
-	errs := []error{syncRoutes(nil), setGateway(cfg.ClusterCIDR, nil)}
+// address, firewall rules and the plugin's configuration. Pods must be gone.
+func Cleanup(ctx context.Context, cfg Config) error {
+	errs := []error{syncRoutes(nil), setGateway(cfg.ClusterCIDR, nil), forbidForwarding(ctx, cfg.ClusterCIDR)}
 	if err := os.Remove(cfg.CNIConfFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, fmt.Errorf("remove CNI configuration: %w", err))
 	}

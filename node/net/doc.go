@@ -16,6 +16,9 @@
 // masquerades what leaves it. The gateway address sits on the loopback interface
 // too, so that it answers before the first pod and DNS can listen there.
 //
+// A host firewall that drops forwarded packets, Docker's for one, is told to let
+// pods pass.
+//
 // [Agent.Run] owns the goroutines: an informer, a listener for routing changes,
 // and the loop that reconciles.
 //
