@@ -22,6 +22,7 @@ const (
 	look        = 15 * time.Second       // how often the host's resolver configuration is looked at
 	waitConfig  = 5 * time.Second        // for the ConfigMap at the start, before the defaults are served
 	retryPublic = 2 * time.Second        // between tries to write the EndpointSlice
+	republish   = time.Minute            // how often it is put back if someone took it
 )
 
 // Server is a node's DNS server.
@@ -76,6 +77,8 @@ func (s *Server) Run(ctx context.Context, ready func()) (err error) {
 	}
 	ticker := time.NewTicker(look)
 	defer ticker.Stop()
+	again := time.NewTicker(republish)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -85,6 +88,11 @@ func (s *Server) Run(ctx context.Context, ready func()) (err error) {
 				return nil
 			}
 		case <-ticker.C:
+		case <-again.C:
+			if err := s.writeSlices(ctx); err != nil && ctx.Err() == nil {
+				s.cfg.Log.Warn("DNS server may not be behind its Service", "err", err)
+			}
+			continue
 		}
 		if err := s.reload(dns, source); err != nil {
 			return err
