@@ -41,8 +41,8 @@ func TestNoProgressWithoutWatches(t *testing.T) {
 func TestProgressOnSchedule(t *testing.T) {
 	s := serve(t, func(_ *store.Config, c *Config) { c.ProgressInterval = 50 * time.Millisecond })
 	w := s.watch(
-		&pb.WatchCreateRequest{Key: []byte("/a"), WatchId: 5, ProgressNotify: true},
 		&pb.WatchCreateRequest{Key: []byte("/a"), WatchId: 6},
+		&pb.WatchCreateRequest{Key: []byte("/a"), WatchId: 5, ProgressNotify: true},
 	)
 	rev := s.put("/other", "1")
 	for {
@@ -70,7 +70,9 @@ func TestProgressIsNeverAheadOfEvents(t *testing.T) {
 	const keys, writes = 5, 2000
 	w := s.watch()
 	for i := range int64(keys) {
-		w.create(&pb.WatchCreateRequest{Key: fmt.Appendf(nil, "/k/%d", i), WatchId: i + 1, ProgressNotify: i%2 == 0})
+		w.send(createRequest(&pb.WatchCreateRequest{Key: fmt.Appendf(nil, "/k/%d", i), WatchId: i + 1, ProgressNotify: i%2 == 0}))
+		for !w.next().Created { // scheduled progress of the others may come first
+		}
 	}
 	writing, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
