@@ -79,7 +79,7 @@ func DefaultConfig(dir string) Config {
 		HistoryBytes:    128 << 20,
 		HistoryMemory:   16 << 20,
 		EventBytes:      32 << 20,
-		RecentBytes:     2 << 20,
+		RecentBytes:     16 << 20,
 		WatchEvents:     1000,
 		WatchBytes:      1 << 20,
 		CacheBytes:      4 << 20,

@@ -79,9 +79,9 @@ func logOptions(cfg Config, cache *pebble.Cache, log *pebbleLog) *pebble.Options
 		MemTableSize:                uint64(cfg.MemTableBytes),
 		MemTableStopWritesThreshold: 3,
 		MaxOpenFiles:                200,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       24,
-		LBaseMaxBytes:               32 << 20,
+		L0CompactionThreshold:       8,
+		L0StopWritesThreshold:       96,
+		LBaseMaxBytes:               512 << 20, // an append-only log gains nothing from being rewritten
 		FormatMajorVersion:          pebble.FormatNewest,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
 		Logger:                      log,
