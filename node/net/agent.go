@@ -211,8 +211,10 @@ func (a *Agent) writeConflist(own []netip.Prefix) error {
 	return nil
 }
 
-// watchRoutes pokes when the kernel drops one of our routes, as it does with
-// all routes of an interface that goes down.
+// watchRoutes pokes when routes come and go: the kernel drops those of an
+// interface that goes down, a restart of the host's network service takes the
+// gateway address, and with an interface that comes up a route that was refused
+// before may do.
 func (a *Agent) watchRoutes(ctx context.Context, poke func()) error {
 	updates := make(chan netlink.RouteUpdate, 64)
 	err := netlink.RouteSubscribeWithOptions(updates, ctx.Done(), netlink.RouteSubscribeOptions{
@@ -226,11 +228,8 @@ func (a *Agent) watchRoutes(ctx context.Context, poke func()) error {
 		return fmt.Errorf("watch routing table: %w", err)
 	}
 	for update := range updates { // closed when ctx ends
-		if update.Type == unix.RTM_DELROUTE && update.Protocol == routeProtocol {
-			poke()
-		}
-		if update.Type == unix.RTM_NEWROUTE && update.Protocol != routeProtocol {
-			poke() // an interface came up: a route refused before may do now
+		if update.Type == unix.RTM_DELROUTE || update.Protocol != routeProtocol {
+			poke() // anything but a route that we set
 		}
 	}
 	<-ctx.Done()
