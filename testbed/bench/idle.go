@@ -28,27 +28,42 @@ type idleUse struct {
 	Settled    time.Duration // how long it took to become quiet
 }
 
-// settle waits until two stretches of ten seconds in a row cost about the same,
-// for a minute at least and three at most.
+// settle waits until two stretches of ten seconds in a row cost about the same
+// and the second wrote nothing, for a minute at least and three at most.
 func (s *side) settle(ctx context.Context) (time.Duration, error) {
 	const stretch = 10 * time.Second
 	begin := time.Now()
 	before, last := time.Duration(0), time.Duration(0)
+	written := int64(0)
 	for {
+		now, err := s.written()
+		if err != nil {
+			return 0, err
+		}
 		cpu, err := s.cpu()
 		if err != nil {
 			return 0, err
 		}
 		spent := cpu - before
-		quiet := last > 0 && spent < last*6/5 && last < spent*6/5 && time.Since(begin) > time.Minute
+		quiet := last > 0 && spent < last*6/5 && last < spent*6/5 && now == written && time.Since(begin) > time.Minute
 		if quiet || time.Since(begin) > 3*time.Minute {
 			return time.Since(begin), nil
 		}
-		before, last = cpu, spent
+		before, last, written = cpu, spent, now
 		if err := pause(ctx, stretch); err != nil {
 			return 0, err
 		}
 	}
+}
+
+// written is what the node's processes that run now have sent to the disk.
+func (s *side) written() (int64, error) {
+	processes, err := nodeProcesses(s.initPID)
+	sum := int64(0)
+	for _, u := range processes {
+		sum += u.Written
+	}
+	return sum, err
 }
 
 // idle looks at a node that nobody asks anything for the given time.
