@@ -5,7 +5,7 @@
 //	images -base rootfs.tar -bin DIR -src DIR -out images.tar
 //	images -serve ADDR -out images.tar
 //
-// The directory of the first form holds the static programs agnhost, bash,
+// The directory of the first form holds the static programs agnhost,
 // busybox, etcd, nnp, pause and sample-apiserver. All images land in one tar,
 // under the names the suite asks for and with shared layers, as docker load
 // and moot image import take it. The second form is a registry of them.

@@ -38,8 +38,8 @@ func specs(bin, src string) ([]spec, error) {
 	program := func(name, path string) file {
 		return file{path: path, from: filepath.Join(bin, name), mode: 0o755}
 	}
-	// Debian's dash and busybox drop variables with a dash in their names,
-	// upstream's busybox passes them on, and so does bash.
+	// Debian's dash drops variables with a dash in their names, Alpine's shell
+	// passes them on, and so does bash.
 	bash := file{path: "usr/bin/sh", link: "bash"}
 	// A spec knows the image it mounts by the name of Alpine.
 	release := file{path: "etc/os-release", text: "NAME=\"Alpine Linux\"\nID=debian\n"}
@@ -48,7 +48,7 @@ func specs(bin, src string) ([]spec, error) {
 		return append(dirs("tmp", "root", "home", "var"), append(more, accounts...)...)
 	}
 
-	busybox, err := busyboxFiles(filepath.Join(bin, "busybox"), filepath.Join(bin, "bash"))
+	busybox, err := busyboxFiles(filepath.Join(bin, "busybox"))
 	if err != nil {
 		return nil, err
 	}
@@ -100,16 +100,15 @@ func specs(bin, src string) ([]spec, error) {
 	}, nil
 }
 
-// busyboxFiles is busybox with a link for each of its commands, but for the
-// shell.
-func busyboxFiles(program, shell string) ([]file, error) {
+// busyboxFiles is busybox with a link for each of its commands.
+func busyboxFiles(program string) ([]file, error) {
 	out, err := exec.Command(program, "--list").Output()
 	if err != nil {
 		return nil, fmt.Errorf("list the commands of busybox: %w", err)
 	}
-	files := []file{{path: "bin/busybox", from: program, mode: 0o755}, {path: "bin/sh", from: shell, mode: 0o755}}
+	files := []file{{path: "bin/busybox", from: program, mode: 0o755}}
 	for applet := range strings.FieldsSeq(string(out)) {
-		if applet != "busybox" && applet != "sh" {
+		if applet != "busybox" {
 			files = append(files, file{path: "bin/" + applet, link: "busybox"})
 		}
 	}
