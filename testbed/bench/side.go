@@ -93,13 +93,12 @@ func place(from, to string) error {
 // cpu is what the node has used so far, without what was run with exec.
 func (s *side) cpu() (time.Duration, error) {
 	group := filepath.Join("moot-testbed-"+s.id, node)
-	mount := "/sys/fs/cgroup"
-	all, err := cgroupCPU(mount, group)
+	all, err := cgroupCPU(group)
 	if err != nil {
 		return 0, err
 	}
 	for _, leaf := range []string{"exec", "init"} {
-		own, err := cgroupCPU(mount, filepath.Join(group, leaf))
+		own, err := cgroupCPU(filepath.Join(group, leaf))
 		if err != nil {
 			return 0, err
 		}

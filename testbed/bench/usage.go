@@ -19,17 +19,19 @@ const clockTick = 10 * time.Millisecond
 // since its boot, but for what was run on it with testbed exec: this program.
 // Daemon, shims, plugin, runc and the pods themselves are in it.
 func nodeCPU() (time.Duration, error) {
-	all, err := cgroupCPU("/sys/fs/cgroup", "")
+	all, err := cgroupCPU("")
 	if err != nil {
 		return 0, err
 	}
-	own, err := cgroupCPU("/sys/fs/cgroup", "exec")
+	own, err := cgroupCPU("exec")
 	return all - own, err
 }
 
+const cgroupMount = "/sys/fs/cgroup"
+
 // cgroupCPU reads the processor time of a cgroup, of v1 or v2.
-func cgroupCPU(mount, group string) (time.Duration, error) {
-	raw, err := os.ReadFile(filepath.Join(mount, "cpuacct", group, "cpuacct.usage"))
+func cgroupCPU(group string) (time.Duration, error) {
+	raw, err := os.ReadFile(filepath.Join(cgroupMount, "cpuacct", group, "cpuacct.usage"))
 	if err == nil {
 		n, err := strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64)
 		return time.Duration(n), err
@@ -37,7 +39,7 @@ func cgroupCPU(mount, group string) (time.Duration, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
 	}
-	raw, err = os.ReadFile(filepath.Join(mount, group, "cpu.stat"))
+	raw, err = os.ReadFile(filepath.Join(cgroupMount, group, "cpu.stat"))
 	if err != nil {
 		return 0, fmt.Errorf("read processor time: %w", err)
 	}
