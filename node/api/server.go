@@ -193,7 +193,7 @@ func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, *schemas
 // awaitReady closes the ready signal once /readyz says ok.
 func (s *Server) awaitReady(ctx context.Context, config *rest.Config) error {
 	config = rest.CopyConfig(config)
-	config.Timeout = 2 * time.Second
+	config.Timeout = 15 * time.Second // under emulation an answer takes seconds
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return fmt.Errorf("await API server: %w", err)

@@ -32,7 +32,7 @@ func (n *network) connect(netns ns.NetNS, ifName string, result *current.Result)
 	if err != nil {
 		return err
 	}
-	if err := configureHost(host.Name, result.IPs); err != nil {
+	if err := configureHost(host, result.IPs); err != nil {
 		return err
 	}
 	result.Interfaces = []*current.Interface{
@@ -74,10 +74,15 @@ func configurePod(ifName string, ips []*current.IPConfig) error {
 	return nil
 }
 
-func configureHost(ifName string, ips []*current.IPConfig) error {
-	link, err := netlink.LinkByName(ifName)
+func configureHost(host net.Interface, ips []*current.IPConfig) error {
+	link, err := netlink.LinkByName(host.Name)
 	if err != nil {
-		return fmt.Errorf("find interface %s: %w", ifName, err)
+		return fmt.Errorf("find interface %s: %w", host.Name, err)
+	}
+	// An address that was set, though it is the one it had, is one that udev
+	// leaves alone: the pod may know it by now.
+	if err := netlink.LinkSetHardwareAddr(link, host.HardwareAddr); err != nil {
+		return fmt.Errorf("fix hardware address of %s: %w", host.Name, err)
 	}
 	for _, c := range ips {
 		if err := addAddress(link, *hostNet(c.Gateway)); err != nil {
