@@ -3,10 +3,12 @@ package node
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -63,7 +65,7 @@ func (c *Config) Complete() error {
 		c.NodeName = strings.ToLower(host)
 	}
 	if !c.NodeIP.IsValid() {
-		ip, err := defaultRouteIP()
+		ip, err := c.findNodeIP()
 		if err != nil {
 			return err
 		}
@@ -171,32 +173,55 @@ func hasAddress(ip netip.Addr) bool {
 	return false
 }
 
-// defaultRouteIP is the source address the kernel picks for the default
-// route, or the only global address when there is no such route (a machine
-// with its uplink cut must still start). Nothing is sent.
-func defaultRouteIP() (netip.Addr, error) {
-	if conn, err := net.Dial("udp4", "192.0.2.1:9"); err == nil { //nolint:noctx // connecting a UDP socket sends nothing and cannot block
-		defer conn.Close() //nolint:errcheck // nothing was written
-		if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
-			if ip := a.AddrPort().Addr().Unmap(); ip.IsGlobalUnicast() {
-				return ip, nil
-			}
+// findNodeIP picks the address of the default route. On a machine whose uplink
+// is gone, which must still start, it is the address of the last start, or the
+// only one that is not the cluster's own.
+func (c *Config) findNodeIP() (netip.Addr, error) {
+	if ip, ok := defaultRouteIP(); ok {
+		return ip, nil
+	}
+	if saved, err := os.ReadFile(c.nodeIPFile()); err == nil {
+		if ip, err := netip.ParseAddr(strings.TrimSpace(string(saved))); err == nil && hasAddress(ip) {
+			return ip, nil
 		}
 	}
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list interface addresses: %w; give --node-ip", err)
 	}
-	var found []netip.Addr
+	found := map[netip.Addr]bool{}
 	for _, a := range addrs {
 		if n, ok := a.(*net.IPNet); ok {
-			if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap().Is4() && ip.Unmap().IsGlobalUnicast() {
-				found = append(found, ip.Unmap())
+			if ip, ok := netip.AddrFromSlice(n.IP); ok && c.mayBeNodeIP(ip.Unmap()) {
+				found[ip.Unmap()] = true
 			}
 		}
 	}
 	if len(found) != 1 {
 		return netip.Addr{}, fmt.Errorf("no default route and %d addresses to choose from: give --node-ip", len(found))
 	}
-	return found[0], nil
+	return slices.Collect(maps.Keys(found))[0], nil
+}
+
+func (c *Config) mayBeNodeIP(ip netip.Addr) bool {
+	return ip.Is4() && ip.IsGlobalUnicast() && !c.ClusterCIDR.Contains(ip) && !c.ServiceCIDR.Contains(ip)
+}
+
+// nodeIPFile keeps the address of the last start.
+func (c *Config) nodeIPFile() string { return filepath.Join(c.DataDir, "node-ip") }
+
+// defaultRouteIP is the source address the kernel picks for the default
+// route. Nothing is sent.
+func defaultRouteIP() (netip.Addr, bool) {
+	conn, err := net.Dial("udp4", "192.0.2.1:9") //nolint:noctx // connecting a UDP socket sends nothing and cannot block
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	defer conn.Close() //nolint:errcheck // nothing was written
+	a, ok := conn.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return netip.Addr{}, false
+	}
+	ip := a.AddrPort().Addr().Unmap()
+	return ip, ip.IsGlobalUnicast()
 }

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,9 @@ type Node struct {
 	progress func(Progress)
 	notifier Notifier
 	board    board
+
+	apiOnly     chan struct{} // closed when the start goes on without a kubelet
+	apiOnlyOnce sync.Once
 }
 
 // New checks the settings. It starts nothing and touches nothing.
@@ -50,7 +54,7 @@ func New(cfg Config, log *slog.Logger, progress func(Progress), notifier Notifie
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: log, progress: progress, notifier: notifier}
+	n := &Node{cfg: cfg, log: log, progress: progress, notifier: notifier, apiOnly: make(chan struct{})}
 	n.board.status = Status{
 		Node: cfg.NodeName, Address: cfg.NodeIP.String(), Versions: ReadVersions(),
 		Started: time.Now(), Reason: "starting",
@@ -103,6 +107,10 @@ func (n *Node) prepare() (unlock func(), err error) {
 	if err := Failed(findings); err != nil {
 		unlock()
 		return nil, err
+	}
+	if err := os.WriteFile(n.cfg.nodeIPFile(), []byte(n.cfg.NodeIP.String()+"\n"), 0o600); err != nil {
+		unlock()
+		return nil, fmt.Errorf("keep node address: %w", err)
 	}
 	for _, f := range findings {
 		if f.Severity == Warn {

@@ -64,7 +64,7 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle) error {
 	if err := s.start(ctx, apiPart, runtimePart); err != nil {
 		return err
 	}
-	if err := n.ensureObjects(ctx, keys); err != nil {
+	if err := s.start(ctx, n.objectsPart(keys)); err != nil {
 		return err
 	}
 	// The pod network is known once the kubelet has registered the node and
@@ -74,9 +74,18 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle) error {
 
 // untilReady makes a part's function of one that closes a channel when ready.
 func untilReady(run func(context.Context) error, readyCh <-chan struct{}) func(context.Context, func()) error {
+	return orReady(readyCh, func(ctx context.Context, _ func()) error { return run(ctx) })
+}
+
+// orReady takes a part for ready also once readyCh is closed.
+func orReady(readyCh <-chan struct{}, run func(context.Context, func()) error) func(context.Context, func()) error {
 	return func(ctx context.Context, ready func()) error {
-		group, ctx := errgroup.WithContext(ctx)
-		group.Go(func() error { return run(ctx) })
+		ctx, cancel := context.WithCancel(ctx)
+		var group errgroup.Group
+		group.Go(func() error {
+			defer cancel()
+			return run(ctx, ready)
+		})
 		group.Go(func() error {
 			select {
 			case <-readyCh:
@@ -199,16 +208,16 @@ func (n *Node) networkPart(keys *pki.Bundle) (part, <-chan []netip.Addr, error) 
 		return part{}, nil, err
 	}
 	gateways := make(chan []netip.Addr, 1)
-	return part{name: "pod network", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
+	return part{name: "pod network", stopWithin: quickStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
 		return agent.Run(ctx, func(net mootnet.Network) {
 			gateways <- net.Gateways
 			ready()
 		})
-	}}, gateways, nil
+	})}, gateways, nil
 }
 
 func (n *Node) dnsPart(keys *pki.Bundle, gateways <-chan []netip.Addr) part {
-	return part{name: "DNS", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
+	return part{name: "DNS", stopWithin: quickStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
 		cfg := dns.DefaultConfig()
 		select {
 		case cfg.Listen = <-gateways:
@@ -223,7 +232,7 @@ func (n *Node) dnsPart(keys *pki.Bundle, gateways <-chan []netip.Addr) part {
 			return err
 		}
 		return server.Run(ctx, ready)
-	}}
+	})}
 }
 
 func (n *Node) volumePart(keys *pki.Bundle) (part, error) {
@@ -258,27 +267,87 @@ func (n *Node) kubeletPart(keys *pki.Bundle) (part, error) {
 	if err != nil {
 		return part{}, err
 	}
-	if err := kubelet.Fatal(kubelet.Preflight(cfg)); err != nil {
+	problems := kubelet.Preflight(cfg)
+	if err := kubelet.Fatal(problems); err != nil {
 		return part{}, err
+	}
+	for _, p := range problems {
+		n.log.Warn("kubelet check", "problem", p.String())
 	}
 	agent, err := kubelet.New(cfg)
 	if err != nil {
 		return part{}, err
 	}
 	return part{name: "kubelet", stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
-		err := agent.Run(ctx, ready)
-		if !kubelet.IsCrashLoop(err) {
-			return err
+		for {
+			err := agent.Run(ctx, func() {
+				n.board.update(func(s *Status) {
+					if len(s.Degraded) > 0 { // it was left out before
+						s.Ready, s.Reason, s.Degraded = true, "", nil
+					}
+				})
+				ready()
+			})
+			loop, ok := errors.AsType[*kubelet.CrashLoopError](err)
+			if !ok {
+				return err
+			}
+			n.serveAPIOnly(loop)
+			ready()
+			if !pause(ctx, time.Until(loop.Until)) {
+				return nil
+			}
 		}
-		n.log.Error("serving the API without a kubelet", "err", err)
-		n.board.update(func(s *Status) {
-			s.Reason = err.Error()
-			s.Degraded = append(s.Degraded, "kubelet: "+err.Error())
-		})
-		ready()
-		<-ctx.Done()
-		return nil
 	}}, nil
+}
+
+// serveAPIOnly lets the start go on without a kubelet, and says why.
+func (n *Node) serveAPIOnly(loop *kubelet.CrashLoopError) {
+	n.log.Error("serving the API without a kubelet", "err", loop)
+	n.board.update(func(s *Status) {
+		s.Ready, s.Reason, s.Degraded = false, loop.Error(), []string{"kubelet: " + loop.Error()}
+	})
+	n.apiOnlyOnce.Do(func() { close(n.apiOnly) })
+}
+
+// pause waits, and tells whether it could.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// How long the objects of the daemon's own parts may take to be written, and
+// how long to wait before it is tried again.
+const (
+	objectsWithin = 15 * time.Second
+	objectsRetry  = 5 * time.Second
+)
+
+// objectsPart tries once before the start goes on, and then until it has
+// worked: a webhook whose pod is down, on this node for one, may refuse it.
+func (n *Node) objectsPart(keys *pki.Bundle) part {
+	return part{name: "cluster objects", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
+		for {
+			attempt, cancel := context.WithTimeout(ctx, objectsWithin)
+			err := n.ensureObjects(attempt, keys)
+			cancel()
+			ready()
+			if err == nil {
+				<-ctx.Done()
+				return nil
+			}
+			n.log.Warn("objects of DNS and volumes are not up to date, trying again", "err", err)
+			if !pause(ctx, objectsRetry) {
+				return nil
+			}
+		}
+	}}
 }
 
 // ensureObjects makes the objects that the daemon's own parts need.

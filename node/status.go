@@ -22,7 +22,7 @@ type Status struct {
 	Address  string       `json:"address"`
 	Versions Versions     `json:"versions"`
 	Started  time.Time    `json:"started"`
-	Ready    bool         `json:"ready"`              // pods can run: kubelet has said so
+	Ready    bool         `json:"ready"`              // the node has become ready since this start; see its Node object for now
 	Reason   string       `json:"reason,omitempty"`   // why not, when it is not
 	Degraded []string     `json:"degraded,omitempty"` // what the node does without
 	Parts    []PartStatus `json:"parts"`

@@ -3,11 +3,14 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // credential plugins of other clusters' kubeconfigs
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/cli"
 	"k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/util"
@@ -26,7 +29,8 @@ node's own administrator kubeconfig, written by moot up.`,
   sudo ln -s $(command -v moot) /usr/local/bin/kubectl   # then it is kubectl by name`,
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			if code := runKubectl(args); code != 0 {
+			signal.Reset() // kubectl knows what to do on Ctrl-C
+			if code := runKubectl(args, true); code != 0 {
 				return exitError(code)
 			}
 			return nil
@@ -34,10 +38,12 @@ node's own administrator kubeconfig, written by moot up.`,
 	}
 }
 
-// runKubectl runs kubectl with args and returns its exit status.
-func runKubectl(args []string) int {
+// runKubectl runs kubectl with args and returns its exit status. With own it
+// talks to this node unless told otherwise; without, called by the name
+// kubectl, a configuration of the user's own goes first.
+func runKubectl(args []string, own bool) int {
 	if os.Getenv("KUBECONFIG") == "" && !slices.ContainsFunc(args, isKubeconfigFlag) {
-		if path := defaultKubeconfig(); path != "" {
+		if path := defaultKubeconfig(own); path != "" {
 			if err := os.Setenv("KUBECONFIG", path); err != nil {
 				fmt.Fprintf(os.Stderr, "moot: set KUBECONFIG: %v\n", err)
 				return 1
@@ -58,13 +64,25 @@ func isKubeconfigFlag(arg string) bool {
 	return arg == "--kubeconfig" || strings.HasPrefix(arg, "--kubeconfig=")
 }
 
-// defaultKubeconfig is this node's kubeconfig, or empty when it is absent or
-// the user has one of their own at kubectl's usual place.
-func defaultKubeconfig() string {
-	cfg := node.DefaultConfig()
-	path := cfg.KubeconfigPath()
-	if _, err := os.Stat(path); err != nil {
+// defaultKubeconfig is this node's kubeconfig, or empty when this user cannot
+// read it or is to be left with their own.
+func defaultKubeconfig(own bool) string {
+	if !own {
+		if _, err := os.Stat(clientcmd.RecommendedHomeFile); err == nil {
+			return ""
+		}
+	}
+	opts := options{Config: node.DefaultConfig()}
+	flags := pflag.NewFlagSet("kubectl", pflag.ContinueOnError)
+	opts.addFlags(flags)
+	if err := opts.load(flags); err != nil {
+		fmt.Fprintf(os.Stderr, "moot: %v\n", err)
+	}
+	path := opts.KubeconfigPath()
+	file, err := os.Open(path)
+	if err != nil {
 		return ""
 	}
+	_ = file.Close()
 	return path
 }

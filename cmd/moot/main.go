@@ -21,9 +21,10 @@ import (
 
 func main() {
 	if filepath.Base(os.Args[0]) == "kubectl" {
-		os.Exit(runKubectl(os.Args[1:]))
+		os.Exit(runKubectl(os.Args[1:], false))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	code := run(ctx)
 	stop()
 	os.Exit(code)

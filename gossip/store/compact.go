@@ -116,13 +116,15 @@ func (c *committer) sweepSome(revs []int64) (err error) {
 	b := c.store.db.NewBatch()
 	defer func() { err = errors.Join(err, b.Close()) }()
 	c.must(b.Set(floorKey, encodeNumber(c.head.floor), nil))
-	c.tally.records -= int64(len(revs))
-	c.must(b.Set(tallyKey, encodeTally(c.tally), nil))
+	left := c.tally
+	left.records -= int64(len(revs))
+	c.must(b.Set(tallyKey, encodeTally(left), nil))
 	for _, rev := range revs {
 		c.must(b.Delete(numberKey(logPrefix, rev), nil))
 	}
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return fmt.Errorf("remove compacted revisions: %w", err)
 	}
+	c.tally = left
 	return nil
 }

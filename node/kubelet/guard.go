@@ -32,8 +32,8 @@ func (e *CrashLoopError) Error() string {
 	if reason == "" {
 		reason = "it logged no error"
 	}
-	return fmt.Sprintf("kubelet not started: its last %d starts ended the daemon (%s); next try after %s, or remove %s",
-		e.Deaths, reason, e.Until.Format(time.TimeOnly), e.File)
+	return fmt.Sprintf("kubelet not started: its last %d starts ended the daemon (%s); next try after %s, or remove %s and restart",
+		e.Deaths, reason, e.Until.Format(time.DateTime), e.File)
 }
 
 // Guard remembers, in one file, the starts of the kubelet that ended neither in

@@ -59,12 +59,17 @@ func fingerprint(server *options.KubeletServer) string {
 // Run returns a [*CrashLoopError] at once, having started nothing, when earlier
 // starts took the process down. It may be called once in a process. Pods keep
 // running when it returns.
-func (k *Kubelet) Run(ctx context.Context, ready func()) error {
+func (k *Kubelet) Run(ctx context.Context, ready func()) (err error) {
 	if err := k.guard.Begin(); err != nil {
 		return err
 	}
 	k.starting.Store(true)
+	asked := ctx
 	defer func() {
+		if err != nil && asked.Err() == nil {
+			k.guard.Note(err.Error()) // the start failed: the mark stays
+			return
+		}
 		if err := k.settle(); err != nil {
 			k.cfg.Log.Warn("kubelet start marks not removed", "err", err)
 		}

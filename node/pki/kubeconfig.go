@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -32,6 +33,9 @@ func (e *ensurer) ensureKubeconfig(path, name string, l leaf) error {
 		return err
 	}
 	if bytes.Equal(data, old) {
+		if err := os.Chmod(path, 0o600); err != nil { // a restore may have opened it
+			return fmt.Errorf("protect kubeconfig: %w", err)
+		}
 		return nil
 	}
 	if why == "" {
