@@ -443,11 +443,11 @@ func (h *history) step() {
 }
 
 // TestRandomHistories runs the store beside the model. MOOT_SEED repeats one
-// history, MOOT_HISTORIES sets how many there are.
+// history, MOOT_HISTORIES runs that many new ones.
 func TestRandomHistories(t *testing.T) {
-	histories, from := 40, uint64(time.Now().UnixNano())
+	histories, from := 40, uint64(1)
 	if n, err := strconv.Atoi(os.Getenv("MOOT_HISTORIES")); err == nil {
-		histories = n
+		histories, from = n, uint64(time.Now().UnixNano())
 	}
 	if n, err := strconv.ParseUint(os.Getenv("MOOT_SEED"), 10, 64); err == nil {
 		histories, from = 1, n

@@ -19,18 +19,19 @@ func TestHistories(t *testing.T) {
 		runHistory(t, *seedFlag, *stepsFlag)
 		return
 	}
-	period := *forFlag
+	// The same histories every time, unless it was asked for more.
+	period, first := *forFlag, uint64(time.Now().UnixNano())%1_000_000_000
 	if period == 0 {
-		period = 20 * time.Second
+		period, first = 20*time.Second, 1
 		if soak := os.Getenv("MOOT_SOAK"); soak != "" {
 			var err error
 			if period, err = time.ParseDuration(soak); err != nil {
 				t.Fatalf("parse MOOT_SOAK: %v", err)
 			}
+			first = uint64(time.Now().UnixNano()) % 1_000_000_000
 		}
 	}
 	end := time.Now().Add(period)
-	first := uint64(time.Now().UnixNano()) % 1_000_000_000
 	for i := uint64(0); i == 0 || time.Now().Before(end); i++ {
 		seed := first + i
 		t.Logf("seed %d", seed)
