@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
 )
@@ -32,21 +33,21 @@ func TestServerSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, ok := range map[string]bool{
-		"anonymous callers":           !s.Authentication.Anonymous.Enabled,
-		"tokens are reviewed":         s.Authentication.Webhook.Enabled,
-		"authorization":               s.Authorization.Mode == kubeletconfig.KubeletAuthorizationModeWebhook,
-		"read-only port":              s.ReadOnlyPort == 0,
-		"healthz port":                s.HealthzPort == 0,
-		"certificate requests":        !s.RotateCertificates && !s.ServerTLSBootstrap,
-		"cgroup v1":                   !s.FailCgroupV1,
-		"swap":                        !s.FailSwapOn,
-		"cgroup root":                 s.CgroupRoot == "/",
-		"runtime":                     s.ContainerRuntimeEndpoint == "unix:///run/moot/containerd.sock",
-		"cluster DNS":                 len(s.ClusterDNS) == 1 && s.ClusterDNS[0] == "10.43.0.10",
-		"several images at once":      !s.SerializeImagePulls,
-		"name":                        s.HostnameOverride == "n1",
-		"address":                     s.NodeIP == "10.0.0.1",
-		"containers' ends are events": s.FeatureGates["EventedPLEG"],
+		"anonymous callers":      !s.Authentication.Anonymous.Enabled,
+		"tokens are reviewed":    s.Authentication.Webhook.Enabled,
+		"authorization":          s.Authorization.Mode == kubeletconfig.KubeletAuthorizationModeWebhook,
+		"read-only port":         s.ReadOnlyPort == 0,
+		"healthz port":           s.HealthzPort == 0,
+		"certificate requests":   !s.RotateCertificates && !s.ServerTLSBootstrap,
+		"cgroup v1":              !s.FailCgroupV1,
+		"swap":                   !s.FailSwapOn,
+		"cgroup root":            s.CgroupRoot == "/",
+		"runtime":                s.ContainerRuntimeEndpoint == "unix:///run/moot/containerd.sock",
+		"cluster DNS":            len(s.ClusterDNS) == 1 && s.ClusterDNS[0] == "10.43.0.10",
+		"several images at once": !s.SerializeImagePulls,
+		"name":                   s.HostnameOverride == "n1",
+		"address":                s.NodeIP == "10.0.0.1",
+		"an idle disk":           s.NodeStatusReportFrequency.Duration == time.Hour,
 	} {
 		if !ok {
 			t.Errorf("not as wanted: %s", what)
@@ -72,16 +73,15 @@ func TestExtraArgs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, ok := range map[string]bool{
-		"flag":                  s.MaxPods == 42,
-		"flag of the node":      s.NodeLabels["tier"] == "edge",
-		"feature gate":          s.FeatureGates["KubeletInUserNamespace"],
-		"gate of our own stays": s.FeatureGates["EventedPLEG"],
-		"field":                 s.MaxParallelImagePulls != nil && *s.MaxParallelImagePulls == 7,
-		"map field":             s.EvictionHard["memory.available"] == "1Gi",
-		"map field merges":      s.EvictionHard["nodefs.available"] == "5%",
-		"duration field":        s.ShutdownGracePeriod.Duration.String() == "30s",
-		"underscores":           s.ImageGCHighThresholdPercent == 95,
-		"the rest stays":        s.ReadOnlyPort == 0 && !s.FailSwapOn && s.CgroupRoot == "/",
+		"flag":             s.MaxPods == 42,
+		"flag of the node": s.NodeLabels["tier"] == "edge",
+		"feature gate":     s.FeatureGates["KubeletInUserNamespace"],
+		"field":            s.MaxParallelImagePulls != nil && *s.MaxParallelImagePulls == 7,
+		"map field":        s.EvictionHard["memory.available"] == "1Gi",
+		"map field merges": s.EvictionHard["nodefs.available"] == "5%",
+		"duration field":   s.ShutdownGracePeriod.Duration.String() == "30s",
+		"underscores":      s.ImageGCHighThresholdPercent == 95,
+		"the rest stays":   s.ReadOnlyPort == 0 && !s.FailSwapOn && s.CgroupRoot == "/",
 	} {
 		if !ok {
 			t.Errorf("not as wanted: %s", what)

@@ -106,14 +106,10 @@ func setTuning(s *options.KubeletServer) {
 	s.RegistryPullQPS = 20
 	s.RegistryBurst = 40
 	s.NodeStatusUpdateFrequency = metav1.Duration{Duration: 10 * time.Second}
-	s.NodeStatusReportFrequency = metav1.Duration{Duration: 5 * time.Minute}
+	// How often a status is reported in which nothing changed: the Lease tells
+	// that the node lives, and the disk of an idle node stays still.
+	s.NodeStatusReportFrequency = metav1.Duration{Duration: time.Hour}
 	s.ContentType = "application/vnd.kubernetes.protobuf"
-	if s.FeatureGates == nil {
-		s.FeatureGates = map[string]bool{}
-	}
-	// A container that ends is seen by its event instead of at the next poll, a
-	// second later at worst.
-	s.FeatureGates["EventedPLEG"] = true
 }
 
 func joinAddrs(addrs []netip.Addr) string { return strings.Join(addrStrings(addrs), ",") }
