@@ -34,7 +34,7 @@ type Image struct {
 // caller closes it.
 func Connect(socket string) (*containerd.Client, error) {
 	if _, err := os.Stat(socket); err != nil {
-		return nil, fmt.Errorf("connect to container runtime: %w", err)
+		return nil, fmt.Errorf("connect to container runtime: %w; is moot running? start it with: sudo moot up", err)
 	}
 	client, err := containerd.New(socket, containerd.WithDefaultNamespace(Namespace), containerd.WithTimeout(10*time.Second))
 	if err != nil {
