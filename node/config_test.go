@@ -61,3 +61,18 @@ func TestKernelVersion(t *testing.T) {
 		}
 	}
 }
+
+func TestNodeIPIsNotTheClustersOwn(t *testing.T) {
+	cfg := DefaultConfig()
+	for addr, want := range map[string]bool{
+		"192.0.2.10": true,
+		"10.42.0.1":  false, // the pod network's gateway, on lo and on every pod's interface
+		"10.43.0.10": false,
+		"127.0.0.1":  false,
+		"fe80::1":    false,
+	} {
+		if got := cfg.mayBeNodeIP(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s may be the node's address: %v, want %v", addr, got, want)
+		}
+	}
+}

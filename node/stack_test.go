@@ -108,3 +108,27 @@ func TestStackStopsPartsThoughItsCallerIsGone(t *testing.T) {
 		t.Error("the part was not stopped")
 	}
 }
+
+func TestOrReady(t *testing.T) {
+	t.Run("the other reason", func(t *testing.T) {
+		other := make(chan struct{})
+		close(other)
+		s := quietStack()
+		defer s.stop()
+		waits := part{name: "DNS", stopWithin: 10 * time.Second, run: orReady(other, func(ctx context.Context, _ func()) error {
+			<-ctx.Done()
+			return nil
+		})}
+		if err := s.start(t.Context(), waits); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("ended before either", func(t *testing.T) {
+		s := quietStack()
+		defer s.stop()
+		ends := part{name: "DNS", stopWithin: 10 * time.Second, run: orReady(make(chan struct{}), func(context.Context, func()) error { return nil })}
+		if err := s.start(t.Context(), ends); err == nil {
+			t.Error("a part that ended before it was ready counts as started")
+		}
+	})
+}

@@ -74,6 +74,11 @@ func (k *Kubelet) Run(ctx context.Context, ready func()) (err error) {
 			k.cfg.Log.Warn("kubelet start marks not removed", "err", err)
 		}
 	}()
+	clients, err := newClients(k.server)
+	if err != nil {
+		return err
+	}
+	defer clients.sever()
 	seen, err := ensureKmsg("/dev/kmsg")
 	if err != nil {
 		return err
@@ -81,11 +86,6 @@ func (k *Kubelet) Run(ctx context.Context, ready func()) (err error) {
 	if !seen {
 		k.cfg.Log.Warn("the kernel log cannot be read: out-of-memory kills will not be reported as events")
 	}
-	clients, err := newClients(k.server)
-	if err != nil {
-		return err
-	}
-	defer clients.sever()
 
 	ctx = klog.NewContext(ctx, logr.FromSlogHandler(startLog{
 		Handler: k.cfg.Log.Handler(), note: k.guard.Note, starting: &k.starting, stopped: ctx.Done(),
