@@ -105,19 +105,14 @@ func TestProgressIsNeverAheadOfEvents(t *testing.T) {
 		}
 	}()
 	check := progressCheck{told: make(map[int64]int64), last: make(map[int64]int64)}
-	for check.events < writes {
+	// However quick the writers were: the test goes on until it has seen enough.
+	for check.events < writes || check.marks < 10 || check.scheduled == 0 {
 		check.take(t, w.next())
 	}
 	stopAsking()
 	<-asked
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
-	}
-	if check.marks < 10 {
-		t.Errorf("only %d answers to requests for progress", check.marks)
-	}
-	if check.scheduled == 0 {
-		t.Error("no scheduled progress")
 	}
 }
 
