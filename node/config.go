@@ -26,6 +26,14 @@ type Config struct {
 	ServiceCIDR   netip.Prefix // Service addresses
 	ClusterDomain string       // DNS domain of the cluster
 
+	Port int // TCP and UDP port of all traffic between members
+
+	// Join is where a member of the cluster to become part of listens,
+	// host:port; empty for the first node, and ignored by a node that is a
+	// member already. Token is what proves the one to the other.
+	Join  string
+	Token string
+
 	APIPort int      // TCP port of the Kubernetes API
 	TLSSANs []string // further names and addresses in the API's certificate
 
@@ -49,6 +57,7 @@ func DefaultConfig() Config {
 		ClusterCIDR:   netip.MustParsePrefix("10.42.0.0/16"),
 		ServiceCIDR:   netip.MustParsePrefix("10.43.0.0/16"),
 		ClusterDomain: "cluster.local",
+		Port:          7443,
 		APIPort:       6443,
 		CgroupDriver:  "auto",
 		RegistryDir:   "/etc/moot/certs.d",
@@ -98,6 +107,14 @@ func (c *Config) Validate() error {
 	}
 	if c.APIPort < 1 || c.APIPort > 65535 {
 		add("--api-port %d: must be between 1 and 65535", c.APIPort)
+	}
+	if c.Port < 1 || c.Port > 65535 || c.Port == c.APIPort {
+		add("--port %d: must be between 1 and 65535 and not the API's port", c.Port)
+	}
+	if c.Join != "" {
+		if _, _, err := net.SplitHostPort(c.Join); err != nil {
+			add("--join %q: must be host:port of a member, such as 192.0.2.10:%d", c.Join, c.Port)
+		}
 	}
 	switch c.CgroupDriver {
 	case "auto", "cgroupfs", "systemd":
