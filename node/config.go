@@ -64,8 +64,12 @@ func DefaultConfig() Config {
 	}
 }
 
-// Complete fills what can be learned from the host: name and address.
+// Complete fills what can be learned from the host: name and address. A member
+// keeps the name it joined by, whatever the host is called now.
 func (c *Config) Complete() error {
+	if m, err := c.loadMembership(); err == nil && m != nil && c.NodeName == "" {
+		c.NodeName = m.Name
+	}
 	if c.NodeName == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -98,7 +102,7 @@ func (c *Config) Validate() error {
 	}
 	if !c.NodeIP.IsValid() || c.NodeIP.IsLoopback() || c.NodeIP.IsUnspecified() || c.NodeIP.IsMulticast() {
 		add("--node-ip %s: must be an address other machines reach this one at", c.NodeIP)
-	} else if !hasAddress(c.NodeIP) {
+	} else if !hasAddress(c.NodeIP) && c.NodeIP != c.savedNodeIP() {
 		add("--node-ip %s: no interface of this machine has it", c.NodeIP)
 	}
 	errs = append(errs, c.validateCIDRs()...)
@@ -191,16 +195,14 @@ func hasAddress(ip netip.Addr) bool {
 }
 
 // findNodeIP picks the address of the default route. On a machine whose uplink
-// is gone, which must still start, it is the address of the last start, or the
-// only one that is not the cluster's own.
+// is gone, which must still start, it is the address of the last start. Without
+// either it is the only one that is not the cluster's own.
 func (c *Config) findNodeIP() (netip.Addr, error) {
 	if ip, ok := defaultRouteIP(); ok {
 		return ip, nil
 	}
-	if saved, err := os.ReadFile(c.nodeIPFile()); err == nil {
-		if ip, err := netip.ParseAddr(strings.TrimSpace(string(saved))); err == nil && hasAddress(ip) {
-			return ip, nil
-		}
+	if saved := c.savedNodeIP(); saved.IsValid() {
+		return saved, nil // a stand-in interface has it if no other does
 	}
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
