@@ -133,6 +133,8 @@ func (c *Config) ownFlags() []string {
 	p := c.PKI
 	return []string{
 		"--etcd-servers=unix://" + c.EtcdSocket,
+		// What is stored is merged field by field: it must name its fields.
+		"--storage-media-type=application/json",
 		fmt.Sprintf("--advertise-address=%s", c.NodeIP),
 		fmt.Sprintf("--secure-port=%d", c.Port),
 		fmt.Sprintf("--service-cluster-ip-range=%s", c.ServiceCIDR),

@@ -32,7 +32,7 @@ func TestArgs(t *testing.T) {
 	if got := strings.Join(opts.Authorization.Modes, ","); got != "Node,RBAC" {
 		t.Errorf("authorization modes %s", got)
 	}
-	if opts.Etcd.StorageConfig.Transport.ServerList[0] != "unix:///run/x/etcd.sock" || !opts.AllowPrivileged || !opts.EnableAggregatorRouting {
+	if opts.Etcd.StorageConfig.Transport.ServerList[0] != "unix:///run/x/etcd.sock" || opts.Etcd.DefaultStorageMediaType != "application/json" || !opts.AllowPrivileged || !opts.EnableAggregatorRouting {
 		t.Error("the daemon's flags are lost")
 	}
 }

@@ -13,6 +13,9 @@
 // can hold one Server in its life. WRITERS.md lists what an API server writes
 // by itself.
 //
+// All is stored as JSON that names its kind, custom resource definitions in
+// their version v1, so that changes can be merged field by field.
+//
 // It refuses arguments that the daemon owns, encryption of stored values and
 // their encoding as CBOR: ciphertext and unknown encodings cannot be merged.
 package api

@@ -163,6 +163,7 @@ func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, *schemas
 			return s.cfg.Filter(inner(h, c))
 		}
 	}
+	changeStorage(config)
 	generic := config.KubeAPIs.ControlPlane.Generic
 	generic.SkipOpenAPIInstallation = true // see schemas
 	useOwnTypes(&config.ApiExtensions.GenericConfig.Config, apiextensions.GetOpenAPIDefinitions)

@@ -44,6 +44,7 @@ const patience = 2 * time.Minute
 // plane is a store, its etcd API and an API server, all real.
 type plane struct {
 	dir    string
+	db     *store.Store
 	port   int
 	keys   *pki.Bundle
 	admin  *rest.Config
@@ -64,6 +65,7 @@ func startPlane(t *testing.T) *plane {
 	db, err := store.Open(store.DefaultConfig(filepath.Join(p.dir, "store")))
 	check(t, err)
 	t.Cleanup(func() { check(t, db.Close()) })
+	p.db = db
 	run(t, "store", db.Run)
 	socket := etcd.DefaultConfig()
 	socket.Socket, socket.Store = filepath.Join(p.dir, "etcd.sock"), db
@@ -118,6 +120,7 @@ func TestTerms(t *testing.T) {
 	checkAnonymous(t, p)
 	checkSchemas(t, p)
 	checkCustomResource(t, p)
+	checkProtobufIsRead(t, p)
 	addNode(t, p)
 	first := 0
 	for n := uint64(1); n <= 6; n++ {
@@ -154,6 +157,7 @@ func TestTerms(t *testing.T) {
 	})
 	slices, err := p.client.DiscoveryV1().EndpointSlices("default").List(t.Context(), metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=kubernetes"})
 	check(t, err)
+	checkStoredJSON(t, p)
 	if len(slices.Items) != 1 || slices.Items[0].Endpoints[0].Addresses[0] != "192.0.2.1" {
 		t.Errorf("endpoints of default/kubernetes: %+v", slices.Items)
 	}

@@ -1,0 +1,45 @@
+package api
+
+import (
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apiextensionsv1beta1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1beta1"
+	apiextensionsserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+)
+
+// storage gives a server of the chain the settings of each resource's storage,
+// changed by each of its functions in turn.
+type storage struct {
+	generic.RESTOptionsGetter
+	changes []func(*generic.RESTOptions)
+}
+
+// GetRESTOptions is upstream's, changed.
+func (s storage) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
+	options, err := s.RESTOptionsGetter.GetRESTOptions(resource, example)
+	if err != nil {
+		return options, err
+	}
+	for _, change := range s.changes {
+		change(&options)
+	}
+	return options, nil
+}
+
+// changeStorage changes what the servers of config store and how.
+func changeStorage(config *app.Config) {
+	kinds := &config.ApiExtensions.GenericConfig.Config
+	kinds.RESTOptionsGetter = storage{kinds.RESTOptionsGetter, []func(*generic.RESTOptions){storeKindsAsV1}}
+}
+
+// storeKindsAsV1 stores CustomResourceDefinitions in their present version and
+// not, as upstream still does, in one that is no longer served: what is stored
+// is read by others than the API server, who look for schemas in it.
+func storeKindsAsV1(options *generic.RESTOptions) {
+	v1, v1beta1 := apiextensionsv1.SchemeGroupVersion, apiextensionsv1beta1.SchemeGroupVersion
+	options.StorageConfig.Codec = apiextensionsserver.Codecs.LegacyCodec(v1, v1beta1)
+	options.StorageConfig.EncodeVersioner = runtime.NewMultiGroupVersioner(v1, schema.GroupKind{Group: v1.Group})
+}
