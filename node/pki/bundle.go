@@ -28,6 +28,13 @@ type Bundle struct {
 	CA           Pair // signs every client and server of the cluster
 	FrontProxyCA Pair // signs the API servers towards extension API servers
 
+	// Cluster is the cluster's id; it outlives every rotation. Peers is the file
+	// that members recognise each other by, Peer this node's certificate among
+	// them, client and server; see [Bundle.PeerIdentity].
+	Cluster string
+	Peers   string
+	Peer    Pair
+
 	ServiceAccountKey    string // signs service account tokens
 	ServiceAccountPublic string // verifies them
 
@@ -94,6 +101,9 @@ func (e *ensurer) ensureAll() error {
 	}
 	e.bundle.CA, e.bundle.FrontProxyCA = e.pair(caBase), e.pair(frontProxyBase)
 	if err := e.ensureServiceAccountKey(); err != nil {
+		return err
+	}
+	if err := e.ensurePeers(); err != nil {
 		return err
 	}
 	pairs := []struct {

@@ -9,6 +9,13 @@
 // synced and renamed, and a key always before its certificate, so a crash at
 // any moment leaves a directory that the next call completes.
 //
+// Members recognise each other by an authority of their own ([Bundle.Peers],
+// [PeerIdentity]), which signs nothing else: what an API client holds makes no
+// member, and the reverse. That authority and the gossip keys can be replaced
+// while all members run, in three [Stages]; node/pki/rotation walks them
+// through. The Kubernetes authorities and the service account key are not
+// replaced: running pods, kubeconfigs and issued tokens depend on them.
+//
 // The package starts no goroutine and reads no clock; the caller passes the
 // time and makes sure that one process at a time works on the directory.
 //

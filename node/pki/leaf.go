@@ -19,11 +19,13 @@ const (
 	renewBefore = leafLife / 2
 )
 
-// leaf says what a certificate is for: a client's identity when names and
-// addresses are empty, a server's otherwise.
+// leaf says what a certificate is for: a member among members when peer is
+// set, else a client's identity when names and addresses are empty, and a
+// server's otherwise.
 type leaf struct {
 	user   string
 	groups []string
+	peer   bool // both client and server; the common name is the node's
 
 	names     []string
 	addresses []netip.Addr
@@ -31,11 +33,15 @@ type leaf struct {
 
 func (l leaf) server() bool { return len(l.names)+len(l.addresses) > 0 }
 
-func (l leaf) usage() x509.ExtKeyUsage {
-	if l.server() {
-		return x509.ExtKeyUsageServerAuth
+func (l leaf) usages() []x509.ExtKeyUsage {
+	switch {
+	case l.peer:
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	case l.server():
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	default:
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	}
-	return x509.ExtKeyUsageClientAuth
 }
 
 // issue makes a key and a certificate for l, as PEM.
@@ -54,7 +60,7 @@ func (a *authority) issue(l leaf, now time.Time) (certPEM, keyPEM []byte, err er
 		NotBefore:    latest(now.Add(-backdate), a.cert.NotBefore),
 		NotAfter:     earliest(now.Add(leafLife), a.cert.NotAfter),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{l.usage()},
+		ExtKeyUsage:  l.usages(),
 		DNSNames:     l.names,
 		IPAddresses:  netIPs(l.addresses),
 	}
@@ -99,7 +105,7 @@ func (a *authority) fault(l leaf, certPEM, keyPEM []byte, now time.Time) string 
 		return "expires soon"
 	case cert.Subject.CommonName != l.user || !slices.Equal(cert.Subject.Organization, l.groups):
 		return "other identity"
-	case !slices.Equal(cert.ExtKeyUsage, []x509.ExtKeyUsage{l.usage()}):
+	case !slices.Equal(cert.ExtKeyUsage, l.usages()):
 		return "other usage"
 	case !slices.Equal(cert.DNSNames, l.names) || !equalIPs(cert.IPAddresses, l.addresses):
 		return "names or addresses changed"

@@ -9,12 +9,14 @@ import (
 	"path/filepath"
 )
 
-// Material is what all members of a cluster share: its authorities and its
-// service account key, each as PEM. Whoever has it is the cluster.
+// Material is what all members of a cluster share: its authorities, its service
+// account key and what members recognise each other by, each as PEM. Whoever
+// has it is the cluster.
 type Material struct {
 	CACert, CAKey                 []byte
 	FrontProxyCert, FrontProxyKey []byte
 	ServiceAccountKey             []byte
+	Peers                         []byte // cluster id, peer authorities, gossip keys
 }
 
 // LogValue keeps the keys out of logs.
@@ -26,6 +28,15 @@ func (m Material) String() string { return "cluster keys (hidden)" }
 // GoString keeps the keys out of messages.
 func (m Material) GoString() string { return m.String() }
 
+// ClusterID is the id of the cluster, empty when the material is not valid.
+func (m Material) ClusterID() string {
+	p, err := parsePeers(m.Peers)
+	if err != nil {
+		return ""
+	}
+	return p.id()
+}
+
 // Validate checks that each part can be read and fits its other half.
 func (m Material) Validate() error {
 	if _, err := parseAuthority(m.CACert, m.CAKey); err != nil {
@@ -36,6 +47,9 @@ func (m Material) Validate() error {
 	}
 	if _, err := decodeKey(m.ServiceAccountKey); err != nil {
 		return fmt.Errorf("check service account key: %w", err)
+	}
+	if _, err := parsePeers(m.Peers); err != nil {
+		return fmt.Errorf("check members' keys: %w", err)
 	}
 	return nil
 }
@@ -53,6 +67,7 @@ func (m *Material) files() []materialFile {
 		{frontProxyBase + ".key", &m.FrontProxyKey},
 		{frontProxyBase + ".crt", &m.FrontProxyCert},
 		{saKeyFile, &m.ServiceAccountKey},
+		{peersFile, &m.Peers},
 	}
 }
 
@@ -77,7 +92,8 @@ func Export(dir string) (Material, error) {
 var ErrOtherCluster = errors.New("the directory holds another cluster's keys")
 
 // Import writes a cluster's material into dir, before the first [Ensure]. After
-// an interruption it completes when called again with the same material. It
+// an interruption it completes when called again with the same material. A
+// member that was away while the members' keys rotated gets the new ones. It
 // returns [ErrOtherCluster] and changes nothing when dir belongs elsewhere.
 func Import(dir string, m Material) error {
 	if err := m.Validate(); err != nil {
@@ -94,6 +110,10 @@ func Import(dir string, m Material) error {
 			return err
 		case have == nil:
 			missing++
+		case f.name == peersFile && (Material{Peers: have}).ClusterID() == m.ClusterID():
+			if !bytes.Equal(have, *f.data) {
+				missing++ // keys of the same cluster, rotated since
+			}
 		case !bytes.Equal(have, *f.data):
 			return fmt.Errorf("import cluster keys into %s: %w", dir, ErrOtherCluster)
 		}

@@ -50,7 +50,11 @@ func decodeKey(data []byte) (crypto.Signer, error) {
 	if block == nil || block.Type != keyBlock {
 		return nil, fmt.Errorf("no %q block in it", keyBlock)
 	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	return parseKey(block.Bytes)
+}
+
+func parseKey(der []byte) (crypto.Signer, error) {
+	key, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
 		return nil, fmt.Errorf("parse key: %w", err)
 	}

@@ -197,6 +197,7 @@ func TestAuthorityEnds(t *testing.T) {
 func TestEveryInterruptionIsCompleted(t *testing.T) {
 	order := []string{
 		"ca.key", "ca.crt", "front-proxy-ca.key", "front-proxy-ca.crt", "service-account.key", "service-account.pub",
+		"peers.pem", "peer.key", "peer.crt",
 		"apiserver.key", "apiserver.crt", "kubelet-serving.key", "kubelet-serving.crt",
 		"apiserver-kubelet-client.key", "apiserver-kubelet-client.crt", "front-proxy-client.key", "front-proxy-client.crt",
 		"kubelet.kubeconfig", "controller-manager.kubeconfig", "scheduler.kubeconfig", "leader.kubeconfig",
@@ -219,7 +220,7 @@ func TestEveryInterruptionIsCompleted(t *testing.T) {
 			after := snapshot(t, dir)
 			for _, name := range order[:n] {
 				// A key whose certificate was never written is replaced with it.
-				pairCut := n > 6 && n < 14 && name == order[n-1] && strings.HasSuffix(name, ".key")
+				pairCut := n > 7 && n < 17 && name == order[n-1] && strings.HasSuffix(name, ".key")
 				if !bytes.Equal(after[name], all[name]) && !pairCut {
 					t.Errorf("%s was replaced", name)
 				}
@@ -233,7 +234,7 @@ func TestEveryInterruptionIsCompleted(t *testing.T) {
 
 func TestDamage(t *testing.T) {
 	// What others depend on is never replaced: an error that says what to do.
-	for _, name := range []string{"ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "service-account.key"} {
+	for _, name := range []string{"ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "service-account.key", "peers.pem"} {
 		dir := t.TempDir()
 		ensure(t, dir, testParams(), testTime())
 		put(t, filepath.Join(dir, name), []byte("garbage"))
@@ -241,7 +242,7 @@ func TestDamage(t *testing.T) {
 		wantError(t, dir, testTime(), name[:strings.Index(name, ".")], "restore")
 		compare(t, before, snapshot(t, dir))
 	}
-	for _, name := range []string{"ca.key", "front-proxy-ca.key", "service-account.key"} {
+	for _, name := range []string{"ca.key", "front-proxy-ca.key", "service-account.key", "peers.pem"} {
 		dir := t.TempDir()
 		ensure(t, dir, testParams(), testTime())
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
@@ -250,7 +251,7 @@ func TestDamage(t *testing.T) {
 		wantError(t, dir, testTime(), name, "missing", "restore")
 	}
 	// What is this node's alone is issued again.
-	for _, name := range []string{"apiserver.crt", "apiserver.key", "kubelet.kubeconfig", "service-account.pub", "front-proxy-client.key"} {
+	for _, name := range []string{"apiserver.crt", "apiserver.key", "kubelet.kubeconfig", "service-account.pub", "front-proxy-client.key", "peer.crt"} {
 		dir := t.TempDir()
 		ensure(t, dir, testParams(), testTime())
 		put(t, filepath.Join(dir, name), []byte("garbage"))
