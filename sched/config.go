@@ -32,12 +32,33 @@ type Config struct {
 	// NodeGrace is how long a node may be silent before it counts as gone.
 	NodeGrace time.Duration
 
-	// APIServers lists the addresses of all live API servers; it must be
-	// quick and safe to call at any time. What it returns last when it is not
-	// empty becomes the endpoints of default/kubernetes.
+	// APIServers lists the addresses of all API servers that answer: those of
+	// suspect and of restarting members are left out. It must be quick and safe
+	// to call at any time. What it returns last when it is not empty becomes
+	// the endpoints of default/kubernetes.
 	APIServers func() []netip.AddrPort
-	// APIServersChanged, when not nil, says that it is worth asking again.
-	APIServersChanged <-chan struct{}
+
+	// Node is the name of this node; its Lease is its own kubelet's.
+	Node string
+	// Nodes lists all members, this node, the dead and the departed included.
+	// It must be quick and safe to call at any time. Nil means that there is no
+	// membership: then Leases alone decide, as upstream has it.
+	Nodes func() []NodeHealth
+	// Changed, when not nil, says that Nodes and APIServers are worth asking
+	// again. It is for this term alone: a channel has one reader.
+	Changed <-chan struct{}
+
+	// The brake: when more than half of the members are gone at once, none of
+	// them is evicted until enough are back or BrakeFor has passed. At once
+	// means within BrakeWindow, or half a second a member if that is longer.
+	BrakeFor, BrakeWindow time.Duration
+	// StartupGrace is how long a member not heard of since this node started
+	// is waited for.
+	StartupGrace time.Duration
+
+	// Report, when not nil, is told what the term does about nodes each time it
+	// changes. It must be quick.
+	Report func(Report)
 
 	// The user's arguments, "flag=value" or "flag", for upstream's own flags.
 	ControllerArgs, SchedulerArgs []string
@@ -59,6 +80,9 @@ func DefaultConfig() Config {
 		NodeCIDRBits: 24,
 		ServiceCIDR:  netip.MustParsePrefix("10.43.0.0/16"),
 		NodeGrace:    30 * time.Second,
+		BrakeFor:     5 * time.Minute,
+		BrakeWindow:  5 * time.Second,
+		StartupGrace: time.Minute,
 		StopWithin:   5 * time.Second,
 	}
 }
@@ -92,6 +116,12 @@ func (c *Config) Validate() error {
 	}
 	if c.NodeGrace < 2*nodeCheckPeriod {
 		add("grace of a silent node %s: must be at least %s", c.NodeGrace, 2*nodeCheckPeriod)
+	}
+	if c.Nodes != nil && c.Node == "" {
+		add("name of this node: missing")
+	}
+	if c.BrakeFor < 0 || c.BrakeWindow <= 0 || c.StartupGrace < 0 {
+		add("brake of %s within %s, startup grace %s: must be positive", c.BrakeFor, c.BrakeWindow, c.StartupGrace)
 	}
 	if c.APIServers == nil {
 		add("list of API servers: missing")

@@ -47,7 +47,7 @@ func (t *term) keepEndpoints(ctx context.Context, client kubernetes.Interface) e
 		case <-ctx.Done():
 			timer.Stop()
 			return ctx.Err()
-		case <-t.cfg.APIServersChanged:
+		case <-t.cfg.Changed:
 		case <-timer.C:
 		}
 		timer.Stop()
