@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -27,11 +28,18 @@ type Config struct {
 	// DaemonArgs are added to the daemon's flags on every node.
 	DaemonArgs []string
 	// Standalone lets a cluster of several nodes consist of daemons that do
-	// not know each other.
+	// not know each other. Otherwise the others join the first.
 	Standalone bool
+	// Port is where a daemon takes those who join.
+	Port uint16
+	// TokenCommand, run on a member, prints a token to join by.
+	TokenCommand []string
 	// CheckNode, after the daemon has said it is ready, decides whether its
 	// node serves. Nil takes the daemon's word.
 	CheckNode func(ctx context.Context, c *Cluster, node string) (bool, error)
+	// CheckWhole, after all have joined, decides whether they are one
+	// cluster. Nil takes the nodes' word.
+	CheckWhole func(ctx context.Context, c *Cluster, nodes []string) (bool, error)
 	// ReadyTimeout bounds the wait for one node.
 	ReadyTimeout time.Duration
 	// Subnet of the bridge, a /24.
@@ -46,7 +54,10 @@ func DefaultConfig(dir, bin string) Config {
 		Dir:          dir,
 		Bin:          bin,
 		Daemon:       []string{"moot", "up"},
+		Port:         7443,
+		TokenCommand: []string{"moot", "token", "create"},
 		CheckNode:    NodeReady,
+		CheckWhole:   OneCluster,
 		ReadyTimeout: 5 * time.Minute,
 		Subnet:       netip.MustParsePrefix("10.77.0.0/24"),
 	}
@@ -65,6 +76,8 @@ func (c Config) Validate() error {
 		return errors.New("testbed: no daemon command")
 	case !c.Subnet.Addr().Is4() || c.Subnet.Bits() != 24 || c.Subnet.Masked() != c.Subnet:
 		return fmt.Errorf("testbed: subnet %s is not an IPv4 /24", c.Subnet)
+	case !c.Standalone && (c.Port == 0 || len(c.TokenCommand) == 0):
+		return errors.New("testbed: no port or token to join by")
 	case c.ReadyTimeout <= 0:
 		return errors.New("testbed: no time to become ready")
 	}
@@ -75,7 +88,8 @@ func (c Config) Validate() error {
 // Its methods may be called from several processes at once: those that
 // change something take turns.
 type Cluster struct {
-	cfg Config
+	cfg  Config
+	tell sync.Mutex // guards Progress: nodes are waited for side by side
 }
 
 // New returns a handle; it touches nothing.
@@ -90,12 +104,15 @@ func New(cfg Config) (*Cluster, error) {
 }
 
 func (c *Cluster) progress(format string, args ...any) {
+	c.tell.Lock()
+	defer c.tell.Unlock()
 	_, _ = fmt.Fprintf(c.cfg.Progress, format+"\n", args...)
 }
 
-// Up creates a cluster of n nodes and returns when all are ready. On an
-// existing cluster of n nodes it waits for them. When a node does not become
-// ready the cluster stays, to be looked at, until Down.
+// Up creates a cluster of n nodes and returns when all are ready: the first,
+// then the others, which join it side by side. On an existing cluster of n
+// nodes it starts what an earlier Up had not come to, and waits for all. When
+// a node does not become ready the cluster stays, to be looked at, until Down.
 func (c *Cluster) Up(ctx context.Context, n int) error {
 	if os.Geteuid() != 0 {
 		return errors.New("testbed needs root: namespaces, mounts and cgroups; run it with sudo")
@@ -103,10 +120,9 @@ func (c *Cluster) Up(ctx context.Context, n int) error {
 	if n < 1 || n > maxNodes {
 		return fmt.Errorf("%d nodes: 1 to %d are possible", n, maxNodes)
 	}
-	if err := c.checkDaemon(n); err != nil {
+	if err := c.checkDaemon(); err != nil {
 		return err
 	}
-	begin := time.Now()
 	if err := os.MkdirAll(c.cfg.Dir, 0o755); err != nil {
 		return fmt.Errorf("create cluster: %w", err)
 	}
@@ -114,18 +130,11 @@ func (c *Cluster) Up(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	for _, node := range s.Nodes {
-		if err := c.WaitReady(ctx, node.Name); err != nil {
-			return err
-		}
-		c.progress("%s ready at %s, %.1f s", node.Name, node.Addr, time.Since(begin).Seconds())
-	}
-	return nil
+	return c.startFirstTime(ctx, s)
 }
 
-// checkDaemon finds before anything is created whether the daemon can do
-// what is asked.
-func (c *Cluster) checkDaemon(n int) error {
+// checkDaemon finds before anything is created whether there is a daemon.
+func (c *Cluster) checkDaemon() error {
 	daemon := c.cfg.Daemon[0]
 	if !filepath.IsAbs(daemon) {
 		daemon = filepath.Join(c.cfg.Bin, daemon)
@@ -133,14 +142,11 @@ func (c *Cluster) checkDaemon(n int) error {
 	if st, err := os.Stat(daemon); err != nil || st.Mode()&0o111 == 0 {
 		return fmt.Errorf("no binary %s: run make build first", daemon)
 	}
-	if n > 1 && !c.cfg.Standalone {
-		return fmt.Errorf("%d nodes: this moot has no --join yet, one node is possible (or --standalone, for nodes that do not know each other)", n)
-	}
 	return nil
 }
 
-// create makes the bridge and boots the nodes, or adopts a cluster that
-// matches.
+// create makes the bridge and boots the nodes, without their daemons, or
+// adopts a cluster that matches.
 func (c *Cluster) create(ctx context.Context, n int) (*state, error) {
 	l, err := lockFile(c.path("lock"))
 	if err != nil {
@@ -185,10 +191,7 @@ func (c *Cluster) create(ctx context.Context, n int) (*state, error) {
 		if err := c.boot(ctx, s, node); err != nil {
 			return nil, err
 		}
-		if err := c.startDaemon(s, node); err != nil {
-			return nil, err
-		}
-		c.progress("%s started", node.Name)
+		c.progress("%s is on", node.Name)
 	}
 	return s, nil
 }
@@ -204,7 +207,7 @@ func (c *Cluster) newState() (*state, error) {
 	}
 	return &state{
 		Version: stateVersion, ID: hex.EncodeToString(id), BootID: boot,
-		Bin: c.cfg.Bin, Daemon: c.cfg.Daemon, Subnet: c.cfg.Subnet,
+		Bin: c.cfg.Bin, Daemon: c.cfg.Daemon, Subnet: c.cfg.Subnet, Standalone: c.cfg.Standalone,
 	}, nil
 }
 
@@ -225,7 +228,7 @@ func (c *Cluster) adopt(s *state, n int) error {
 			return fmt.Errorf("%s of the cluster in %s is off: run testbed start %s, or testbed down first", node.Name, c.cfg.Dir, node.Name)
 		}
 	}
-	c.progress("the cluster in %s is up already", c.cfg.Dir)
+	c.progress("the nodes of %s are on already", c.cfg.Dir)
 	return nil
 }
 

@@ -20,9 +20,21 @@ import (
 const cutTable = "testbed-cut"
 
 // Cut drops every frame between a node of one set and a node of the other,
-// in both directions, beside cuts made before. It returns when that is in
-// effect and verified. Nodes that are off stay cut when they start.
+// in both directions, beside cuts made before: those of open connections and
+// of tunnels as well. It returns when that is in effect and verified. Nodes
+// that are off stay cut when they start.
 func (c *Cluster) Cut(ctx context.Context, a, b []string) error {
+	return c.cut(ctx, a, b, false)
+}
+
+// CutOneWay drops what the nodes of one set send to those of the other, and
+// not what they are sent. ARP passes, lest the cut become one in both
+// directions as soon as an address has to be looked up.
+func (c *Cluster) CutOneWay(ctx context.Context, from, to []string) error {
+	return c.cut(ctx, from, to, true)
+}
+
+func (c *Cluster) cut(ctx context.Context, a, b []string, oneWay bool) error {
 	return c.locked(func(s *state) error {
 		if len(a) == 0 || len(b) == 0 {
 			return errors.New("cut: two sets of nodes are needed")
@@ -37,7 +49,7 @@ func (c *Cluster) Cut(ctx context.Context, a, b []string) error {
 				if x == y {
 					return fmt.Errorf("cut: %s is on both sides", x)
 				}
-				s.addCut(x, y)
+				s.addCut(x, y, oneWay)
 			}
 		}
 		if err := c.save(s); err != nil {
@@ -87,8 +99,12 @@ func (c *Cluster) applyCuts(cuts []cutPair) error {
 			Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
 		})
 		for _, p := range cuts {
-			for _, dir := range [][2]string{{p.A, p.B}, {p.B, p.A}} {
-				conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: dropBetween(dir[0], dir[1])})
+			rules := [][]expr.Any{dropBetween(p.A, p.B), dropBetween(p.B, p.A)}
+			if p.OneWay {
+				rules = [][]expr.Any{slices.Concat(notARP(), dropBetween(p.A, p.B))}
+			}
+			for _, exprs := range rules {
+				conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
 			}
 		}
 	}
@@ -108,14 +124,22 @@ func dropBetween(from, to string) []expr.Any {
 	}
 }
 
+func notARP() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0x08, 0x06}},
+	}
+}
+
 func ifname(s string) []byte {
 	b := make([]byte, unix.IFNAMSIZ)
 	copy(b, s)
 	return b
 }
 
-// verify probes each pair, where both nodes are on, until it finds what is
-// wanted.
+// verify probes each pair, where both nodes are on and plugged in, until it
+// finds what is wanted. A connection needs both directions, so that a cut one
+// way shows as well.
 func (c *Cluster) verify(ctx context.Context, s *state, pairs []cutPair, connected bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -124,7 +148,7 @@ func (c *Cluster) verify(ctx context.Context, s *state, pairs []cutPair, connect
 	for _, p := range pairs {
 		a, errA := s.node(p.A)
 		b, errB := s.node(p.B)
-		if errA != nil || errB != nil || !a.Init.alive() || !b.Init.alive() {
+		if errA != nil || errB != nil || !a.reachable() || !b.reachable() {
 			continue
 		}
 		g.Go(func() error {

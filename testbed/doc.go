@@ -15,9 +15,13 @@
 // describes is created, so that Down works after a crash of any command. A
 // process is named by pid and start time, so a reused pid is never signalled.
 //
-// Faults: Kill ends the daemon alone, Crash ends every process of a node and
-// its link, Pause freezes a node, Cut drops all frames between two sets of
-// nodes. After Crash the node's disk is what the page cache holds: writes
+// A cluster of several nodes is made as its user would: the first daemon
+// founds it, the others join it with a token that a member made.
+//
+// Faults: Kill ends the daemon alone and Stop asks it to end, Crash ends every
+// process of a node and its link, Pause freezes a node, Cut drops all frames
+// between two sets of nodes, CutOneWay those in one direction, Unplug pulls a
+// node's cable. After Crash the node's disk is what the page cache holds: writes
 // that were never fsynced are still there, which a real power loss does not
 // promise. Lost writes below fsync are for the store's own tests.
 //

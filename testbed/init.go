@@ -54,6 +54,7 @@ const (
 	opStatus = "status"
 	opStart  = "start"
 	opKill   = "kill"
+	opStop   = "stop"
 )
 
 // daemonStatus is what init knows about the daemon, and the answer to every
@@ -249,7 +250,9 @@ func (s *supervisor) handle(r request, logFile *os.File) error {
 	case opStart:
 		return s.start(r, logFile)
 	case opKill:
-		return s.kill()
+		return s.end(unix.SIGKILL, 30*time.Second)
+	case opStop:
+		return s.end(unix.SIGTERM, 50*time.Second)
 	}
 	return fmt.Errorf("unknown command %q", r.Op)
 }
@@ -291,8 +294,8 @@ const joinLeaf = `for f in /sys/fs/cgroup/` + leafMoot + `/cgroup.procs /sys/fs/
 done
 exec "$@"`
 
-// kill ends the daemon, and nothing else, as a crash of it would.
-func (s *supervisor) kill() error {
+// end sends the daemon, and nothing else, a signal to end by, and waits.
+func (s *supervisor) end(sig unix.Signal, patience time.Duration) error {
 	s.mu.Lock()
 	pid, gone := s.daemon.PID, s.gone
 	if pid == 0 {
@@ -301,16 +304,16 @@ func (s *supervisor) kill() error {
 	}
 	// Only we can reap it, and not before the lock is released: the pid is
 	// still its.
-	err := unix.Kill(pid, unix.SIGKILL)
+	err := unix.Kill(pid, sig)
 	s.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("kill the daemon: %w", err)
+		return fmt.Errorf("end the daemon: %w", err)
 	}
 	select {
 	case <-gone:
 		return nil
-	case <-time.After(30 * time.Second):
-		return errors.New("kill the daemon: it has not died in 30 s")
+	case <-time.After(patience):
+		return fmt.Errorf("end the daemon: it lives on %s after %s", patience, unix.SignalName(sig))
 	}
 }
 

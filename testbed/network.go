@@ -157,7 +157,7 @@ func (c *Cluster) bridge() (*netlink.Handle, error) {
 
 // plug connects the network namespace of a process to the bridge: port is
 // the name on the bridge's side, eth0 the one inside.
-func (c *Cluster) plug(port string, addr netip.Addr, subnet netip.Prefix, pid int) error {
+func (c *Cluster) plug(port string, addr netip.Addr, subnet netip.Prefix, pid int, link linkState) error {
 	if err := c.unplug(port); err != nil {
 		return err
 	}
@@ -182,18 +182,21 @@ func (c *Cluster) plug(port string, addr netip.Addr, subnet netip.Prefix, pid in
 	if err := br.LinkAdd(veth); err != nil {
 		return fmt.Errorf("plug %s: %w", port, err)
 	}
-	if err := br.LinkSetUp(veth); err != nil {
-		return fmt.Errorf("plug %s: %w", port, err)
+	if link == linkUpState {
+		if err := br.LinkSetUp(veth); err != nil {
+			return fmt.Errorf("plug %s: %w", port, err)
+		}
 	}
-	if err := configureLink(addr, subnet, pid); err != nil {
+	if err := configureLink(addr, subnet, pid, link); err != nil {
 		return fmt.Errorf("plug %s: %w", port, err)
 	}
 	return nil
 }
 
-// configureLink sets up the links inside. The default route leads to the
-// bridge's namespace, where it ends.
-func configureLink(addr netip.Addr, subnet netip.Prefix, pid int) error {
+// configureLink sets up the links inside, as far as there is a network. The
+// default route leads to the bridge's namespace, where it ends. It may be
+// called again when that has changed.
+func configureLink(addr netip.Addr, subnet netip.Prefix, pid int, link linkState) error {
 	ns, err := netns.GetFromPid(pid)
 	if err != nil {
 		return err
@@ -212,12 +215,21 @@ func configureLink(addr netip.Addr, subnet netip.Prefix, pid int) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(
-		h.LinkSetUp(lo),
-		h.AddrAdd(eth, address(addr, subnet)),
-		h.LinkSetUp(eth),
-		h.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: host(subnet, 1).AsSlice()}),
-	)
+	if err := errors.Join(h.LinkSetUp(lo), h.LinkSetUp(eth)); err != nil {
+		return err
+	}
+	route := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: host(subnet, 1).AsSlice()}
+	switch link {
+	case linkBare:
+		err := h.AddrDel(eth, address(addr, subnet)) // its routes go with it
+		if errors.Is(err, unix.EADDRNOTAVAIL) {
+			return nil
+		}
+		return err
+	case linkUnplugged:
+		return h.AddrReplace(eth, address(addr, subnet))
+	}
+	return errors.Join(h.AddrReplace(eth, address(addr, subnet)), h.RouteReplace(route))
 }
 
 // unplug removes a port of the bridge, and so the link inside, if it is

@@ -55,7 +55,7 @@ func (c *Cluster) boot(ctx context.Context, s *state, n *nodeState) error {
 			}
 		}
 	}
-	if err := c.plug(n.Name, n.Addr, s.Subnet, n.Init.PID); err != nil {
+	if err := c.plug(n.Name, n.Addr, s.Subnet, n.Init.PID, n.Link); err != nil {
 		return fmt.Errorf("boot %s: %w", n.Name, err)
 	}
 	if err := json.NewEncoder(in).Encode(bootConfig{
@@ -148,17 +148,20 @@ func (c *Cluster) etcFiles(s *state) map[string]string {
 	}
 }
 
-// startDaemon runs the daemon on a node that is on.
-func (c *Cluster) startDaemon(s *state, n *nodeState) error {
+// startDaemon runs the daemon on a node that is on, with env added to its
+// environment.
+func (c *Cluster) startDaemon(s *state, n *nodeState, env ...string) error {
 	logFile, err := os.OpenFile(c.daemonLog(n.Name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
 	defer func() { _ = logFile.Close() }()
-	argv := slices.Concat(s.Daemon, []string{
-		"--data-dir", "/var/lib/moot", "--node-name", n.Name, "--node-ip", n.Addr.String(),
-	}, n.Args)
-	_, err = ask(n.Init, request{Op: opStart, Argv: argv, Env: nodeEnv()}, logFile)
+	argv := slices.Concat(s.Daemon, []string{"--data-dir", "/var/lib/moot", "--node-name", n.Name})
+	if n.Link != linkBare { // which has no such address
+		argv = append(argv, "--node-ip", n.Addr.String())
+	}
+	argv = append(argv, n.Args...)
+	_, err = ask(n.Init, request{Op: opStart, Argv: argv, Env: slices.Concat(nodeEnv(), env)}, logFile)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
@@ -215,7 +218,13 @@ func (c *Cluster) WaitReady(ctx context.Context, node string) error {
 		}
 		return fmt.Errorf("%w; its last words, from %s:\n%s", err, c.daemonLog(node), tail(c.daemonLog(node), 20))
 	}
-	return nil
+	if n.Member {
+		return nil
+	}
+	return c.withNode(node, func(s *state, n *nodeState) error {
+		n.Member = true
+		return c.save(s)
+	})
 }
 
 // NodeReady asks the node's own API whether the node is Ready.

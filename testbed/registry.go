@@ -148,7 +148,7 @@ func (c *Cluster) startRegistry(s *state, r *registryState, d Registry) error {
 	if err := c.save(s); err != nil {
 		return err
 	}
-	if err := c.plug(fmt.Sprintf("r%d", len(s.Registries)), r.Addr, s.Subnet, r.Process.PID); err != nil {
+	if err := c.plug(fmt.Sprintf("r%d", len(s.Registries)), r.Addr, s.Subnet, r.Process.PID, linkUpState); err != nil {
 		return err
 	}
 	if err := json.NewEncoder(in).Encode(cfg); err != nil {

@@ -16,7 +16,7 @@ import (
 // ErrNoCluster says that the directory holds no cluster.
 var ErrNoCluster = errors.New("no cluster here: run testbed up first")
 
-const stateVersion = 1
+const stateVersion = 2
 
 // state is all a command needs to know about a cluster, as kept in
 // <dir>/state.json. What a field names is created after the field is on disk
@@ -28,8 +28,9 @@ type state struct {
 	Bin        string            `json:"bin"`    // first on PATH inside nodes
 	Daemon     []string          `json:"daemon"` // argv prefix of the daemon
 	Subnet     netip.Prefix      `json:"subnet"`
-	Sysctls    map[string]string `json:"sysctls"`           // as they were before up
-	Cgroups    []string          `json:"cgroups,omitempty"` // controllers the root did not delegate then
+	Standalone bool              `json:"standalone,omitempty"` // the daemons do not know each other
+	Sysctls    map[string]string `json:"sysctls"`              // as they were before up
+	Cgroups    []string          `json:"cgroups,omitempty"`    // controllers the root did not delegate then
 	Nodes      []*nodeState      `json:"nodes"`
 	Registries []*registryState  `json:"registries,omitempty"`
 	Cuts       []cutPair         `json:"cuts,omitempty"`
@@ -41,9 +42,20 @@ type nodeState struct {
 	Addr   netip.Addr `json:"addr"`
 	Init   process    `json:"init"`
 	Args   []string   `json:"args,omitempty"` // of the daemon
+	Member bool       `json:"member"`         // has been ready once: need not join again
 	Paused bool       `json:"paused,omitempty"`
+	Link   linkState  `json:"link,omitempty"`
 	Boots  int        `json:"boots"`
 }
+
+// linkState is what a node has of a network.
+type linkState string
+
+const (
+	linkUpState   linkState = ""          // cable in, address and default route set
+	linkUnplugged linkState = "unplugged" // no carrier; the address stays, as a fixed one does
+	linkBare      linkState = "bare"      // no carrier, no address, no route: a machine that asked and got none
+)
 
 // registryState is one image registry, a machine of its own on the bridge.
 type registryState struct {
@@ -54,10 +66,12 @@ type registryState struct {
 	Password string     `json:"password"`
 }
 
-// cutPair is one pair of nodes that do not hear each other, A < B.
+// cutPair is one pair of nodes that do not hear each other, A < B; or, one
+// way, B that does not hear A.
 type cutPair struct {
-	A string `json:"a"`
-	B string `json:"b"`
+	A      string `json:"a"`
+	B      string `json:"b"`
+	OneWay bool   `json:"oneWay,omitempty"`
 }
 
 func (s *state) node(name string) (*nodeState, error) {
@@ -81,16 +95,19 @@ func (s *state) valid() error {
 		return errors.New("state file is incomplete")
 	}
 	for _, c := range s.Cuts {
-		if c.A >= c.B {
+		if c.A >= c.B && !c.OneWay {
 			return fmt.Errorf("state file has the cut %s|%s out of order", c.A, c.B)
 		}
 	}
 	return nil
 }
 
-// addCut records the pair once, whichever way round.
-func (s *state) addCut(a, b string) {
+// addCut records the pair once, whichever way round unless it is one way.
+func (s *state) addCut(a, b string, oneWay bool) {
 	p := cutPair{A: min(a, b), B: max(a, b)}
+	if oneWay {
+		p = cutPair{A: a, B: b, OneWay: true}
+	}
 	if !slices.Contains(s.Cuts, p) {
 		s.Cuts = append(s.Cuts, p)
 	}

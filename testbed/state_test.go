@@ -42,16 +42,17 @@ func TestStateRoundTrip(t *testing.T) {
 		Sysctls: map[string]string{"vm.panic_on_oom": "0"},
 		Nodes:   []*nodeState{{Name: "n1", Addr: netip.MustParseAddr("10.77.0.11"), Init: process{PID: 7, Start: 8}}},
 	}
-	s.addCut("n2", "n1")
-	s.addCut("n1", "n2")
+	s.addCut("n2", "n1", false)
+	s.addCut("n1", "n2", false)
+	s.addCut("n2", "n1", true)
 	if err := c.save(s); err != nil {
 		t.Fatal(err)
 	}
 	got, err := c.load()
-	if err != nil || !reflect.DeepEqual(got, s) || len(got.Cuts) != 1 {
+	if err != nil || !reflect.DeepEqual(got, s) || len(got.Cuts) != 2 {
 		t.Errorf("loaded %+v, %v", got, err)
 	}
-	for name, content := range map[string]string{"version": `{"version":99}`, "JSON": "{", "fields": `{"version":1}`} {
+	for name, content := range map[string]string{"version": `{"version":99}`, "JSON": "{", "fields": `{"version":2}`} {
 		if err := os.WriteFile(c.path("state.json"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}

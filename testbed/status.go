@@ -22,6 +22,7 @@ type NodeStatus struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	Power   string `json:"power"`
+	Link    string `json:"link,omitempty"` // unplugged or bare, when it has no network
 	// PID of the daemon on the machine, 0 when it does not run.
 	PID     int       `json:"pid,omitempty"`
 	Ready   bool      `json:"ready"`
@@ -40,6 +41,7 @@ type Status struct {
 	Nodes      []NodeStatus `json:"nodes"`
 	Registries []Registry   `json:"registries,omitempty"`
 	Cuts       [][2]string  `json:"cuts,omitempty"`
+	OneWay     [][2]string  `json:"oneWayCuts,omitempty"` // the second does not hear the first
 }
 
 // Status looks at every node.
@@ -53,6 +55,10 @@ func (c *Cluster) Status(_ context.Context) (Status, error) {
 		out.Nodes = append(out.Nodes, c.nodeStatus(n))
 	}
 	for _, p := range s.Cuts {
+		if p.OneWay {
+			out.OneWay = append(out.OneWay, [2]string{p.A, p.B})
+			continue
+		}
 		out.Cuts = append(out.Cuts, [2]string{p.A, p.B})
 	}
 	out.Registries, err = c.Registries()
@@ -60,7 +66,7 @@ func (c *Cluster) Status(_ context.Context) (Status, error) {
 }
 
 func (c *Cluster) nodeStatus(n *nodeState) NodeStatus {
-	st := NodeStatus{Name: n.Name, Address: n.Addr.String(), Power: NodeOff, Boots: n.Boots, Log: c.daemonLog(n.Name)}
+	st := NodeStatus{Name: n.Name, Address: n.Addr.String(), Power: NodeOff, Link: string(n.Link), Boots: n.Boots, Log: c.daemonLog(n.Name)}
 	if !n.Init.alive() {
 		return st
 	}

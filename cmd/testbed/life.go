@@ -30,7 +30,9 @@ func newUp(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start a cluster and wait until every node is Ready",
-		Example: `  sudo testbed up
+		Long: `Start a cluster and wait until every node is Ready: the first node founds it,
+the others join it side by side with a token that the first has made.`,
+		Example: `  sudo testbed up --nodes 3
   sudo testbed up --moot-arg=--kubelet-arg=max-pods=20`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -205,13 +207,20 @@ func printStatus(out io.Writer, st testbed.Status) error {
 		if n.Exit != "" {
 			says = n.Exit
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", n.Name, n.Address, n.Power, daemon, pid, n.Boots, says)
+		power := n.Power
+		if n.Link != "" {
+			power += ", " + n.Link
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", n.Name, n.Address, power, daemon, pid, n.Boots, says)
 	}
 	for _, r := range st.Registries {
 		fmt.Fprintf(w, "registry %s\t%s\t%s\n", r.Name, r.Address, r.Host)
 	}
 	for _, c := range st.Cuts {
 		fmt.Fprintf(w, "cut\t%s | %s\n", c[0], c[1])
+	}
+	for _, c := range st.OneWay {
+		fmt.Fprintf(w, "cut\t%s > %s\n", c[0], c[1])
 	}
 	return w.Flush()
 }

@@ -55,9 +55,10 @@ func newRoot() *cobra.Command {
 
 Each node is a machine in small, in namespaces and cgroups of its own, on a
 bridge with no uplink. Everything is below one directory; down removes it all.`,
-		Example: `  sudo testbed up
+		Example: `  sudo testbed up --nodes 3
   sudo testbed exec n1 -- kubectl get pods -A
   sudo testbed kill n1; sudo testbed start n1
+  sudo testbed cut n1,n2 n3; sudo testbed heal
   sudo testbed down`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -66,7 +67,8 @@ bridge with no uplink. Everything is below one directory; down removes it all.`,
 	root.PersistentFlags().StringVar(&o.bin, "bin", "", "directory of the binaries under test (default: where testbed itself is)")
 	root.AddCommand(
 		newUp(o), newDown(o), newStatus(o), newExec(o), newLogs(o), newDemo(o),
-		newKill(o), newCrash(o), newStart(o), newPause(o), newResume(o), newCut(o), newHeal(o),
+		newKill(o), newStop(o), newCrash(o), newStart(o), newPause(o), newResume(o),
+		newCut(o), newHeal(o), newUnplug(o), newPlug(o),
 		newImage(o), newRegistry(o),
 	)
 	return root

@@ -205,7 +205,7 @@ func (s *side) pods(ctx context.Context, set settings) error {
 
 // again ends the daemon and starts it anew. More than a second lies between,
 // so that no heartbeat of before can pass for one of after.
-func (s *side) again(ctx context.Context, kind string, end func(context.Context, string) error) error {
+func (s *side) again(ctx context.Context, kind string, end func(context.Context, ...string) error) error {
 	if err := end(ctx, node); err != nil {
 		return err
 	}
