@@ -12,8 +12,8 @@ import (
 const (
 	MaxKeyBytes     = 64 << 10
 	MaxValueBytes   = 64 << 20
+	MaxMetaBytes    = 64 << 20
 	maxNameBytes    = 4 << 10
-	maxPathsBytes   = 16 << 20
 	maxUnknownBytes = 1 << 20
 )
 
@@ -29,9 +29,9 @@ const (
 	fieldOrigin
 	fieldSeq
 	fieldStamp
-	fieldParentOrigin
-	fieldParentSeq
-	fieldParentStamp
+	_ // the parent's origin, sequence and stamp, until format 2
+	_
+	_
 	fieldCreate
 	fieldMod
 	fieldVersion
@@ -39,7 +39,8 @@ const (
 	fieldDeadline
 	fieldUID
 	fieldAPIVersion
-	fieldPaths
+	_ // the paths of one change, until format 2
+	fieldMeta
 )
 
 // AppendRecord appends the encoding of r to b. Equal records encode equally.
@@ -53,9 +54,6 @@ func AppendRecord(b []byte, r *Record) []byte {
 	b = appendFixed(b, fieldOrigin, uint64(r.Dot.Origin))
 	b = appendVarint(b, fieldSeq, r.Dot.Seq)
 	b = appendFixed(b, fieldStamp, uint64(r.Stamp))
-	b = appendFixed(b, fieldParentOrigin, uint64(r.Parent.Origin))
-	b = appendVarint(b, fieldParentSeq, r.Parent.Seq)
-	b = appendFixed(b, fieldParentStamp, uint64(r.ParentStamp))
 	b = appendFixed(b, fieldCreate, uint64(r.Create))
 	b = appendFixed(b, fieldMod, uint64(r.Mod))
 	b = appendVarint(b, fieldVersion, uint64(r.Version))
@@ -63,7 +61,7 @@ func AppendRecord(b []byte, r *Record) []byte {
 	b = appendVarint(b, fieldDeadline, uint64(r.Deadline))
 	b = appendBytes(b, fieldUID, []byte(r.UID))
 	b = appendBytes(b, fieldAPIVersion, []byte(r.APIVersion))
-	b = appendBytes(b, fieldPaths, r.Paths)
+	b = appendBytes(b, fieldMeta, r.Meta)
 	b = appendBytes(b, fieldValue, r.Value)
 	return append(b, r.Unknown...)
 }
@@ -139,7 +137,7 @@ func (r *Record) decodeField(num protowire.Number, typ protowire.Type, v []byte)
 		u, _ := protowire.ConsumeFixed64(v)
 		return r.setNumber(num, u, true)
 	}
-	if num <= fieldPaths {
+	if num <= fieldMeta {
 		return false, errors.New("wrong wire type")
 	}
 	return false, nil
@@ -156,10 +154,10 @@ func (r *Record) setBytes(num protowire.Number, v []byte) (bool, error) {
 		r.UID = string(v[:min(len(v), limit)])
 	case fieldAPIVersion:
 		r.APIVersion = string(v[:min(len(v), limit)])
-	case fieldPaths:
-		limit, r.Paths = maxPathsBytes, v
+	case fieldMeta:
+		limit, r.Meta = MaxMetaBytes, v
 	default:
-		if num <= fieldPaths {
+		if num <= fieldMeta {
 			return false, errors.New("wrong wire type")
 		}
 		return false, nil
@@ -177,10 +175,6 @@ func (r *Record) setNumber(num protowire.Number, v uint64, fixed bool) (bool, er
 		r.Dot.Origin = Origin(v)
 	case fieldStamp:
 		r.Stamp = Stamp(v)
-	case fieldParentOrigin:
-		r.Parent.Origin = Origin(v)
-	case fieldParentStamp:
-		r.ParentStamp = Stamp(v)
 	case fieldCreate:
 		r.Create = Revision(v)
 	case fieldMod:
@@ -206,8 +200,6 @@ func (r *Record) setVarint(num protowire.Number, v uint64) (bool, error) {
 		r.Deleted = v == 1
 	case fieldSeq:
 		r.Dot.Seq = v
-	case fieldParentSeq:
-		r.Parent.Seq = v
 	case fieldVersion:
 		r.Version = int64(v)
 	case fieldLease:
@@ -218,7 +210,7 @@ func (r *Record) setVarint(num protowire.Number, v uint64) (bool, error) {
 		}
 		r.Deadline = int64(v)
 	default:
-		if num <= fieldPaths {
+		if num <= fieldMeta {
 			return false, errors.New("wrong wire type")
 		}
 		return false, nil

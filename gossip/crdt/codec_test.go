@@ -13,28 +13,25 @@ import (
 
 func sampleRecord() *Record {
 	return &Record{
-		Key:         []byte("/registry/pods/default/web"),
-		Value:       []byte("value"),
-		Dot:         Dot{Origin: 0x0102030405060708, Seq: 300},
-		Stamp:       0x1122334455667788,
-		Parent:      Dot{Origin: 9, Seq: 1},
-		ParentStamp: 77,
-		Create:      10 << 16,
-		Mod:         12 << 16,
-		Version:     3,
-		Lease:       -5,
-		Deadline:    1_700_000_000_000,
-		UID:         "uid",
-		APIVersion:  "v1",
-		Paths:       []byte{1, 2, 3},
+		Key:        []byte("/registry/pods/default/web"),
+		Value:      []byte("value"),
+		Dot:        Dot{Origin: 0x0102030405060708, Seq: 300},
+		Stamp:      0x1122334455667788,
+		Create:     10 << 16,
+		Mod:        12 << 16,
+		Version:    3,
+		Lease:      -5,
+		Deadline:   1_700_000_000_000,
+		UID:        "uid",
+		APIVersion: "v1",
+		Meta:       Put(&Record{Key: []byte("k"), Dot: Dot{Origin: 9, Seq: 1}, Stamp: 77, UID: "uid"}, nil, nil, Dot{Origin: 0x0102030405060708, Seq: 300}, 0x1122334455667788, Change{UID: "uid"}).Meta,
 	}
 }
 
 func TestRecordGolden(t *testing.T) {
-	const want = "0a1a2f72656769737472792f706f64732f64656661756c742f7765622108070605040302012" +
-		"8ac0231887766554433221139090000000000000040014" +
-		"94d0000000000000051" + "00000a0000000000" + "59" + "00000c0000000000" + "6003" +
-		"68fbffffffffffffffff01" + "7080d095ffbc31" + "7a03756964" + "82010276318a0103010203" + "120576616c7565"
+	const want = "0a1a2f72656769737472792f706f64732f64656661756c742f776562" + "210807060504030201" + "28ac02" + "318877665544332211" +
+		"5100000a0000000000" + "5900000c0000000000" + "6003" + "68fbffffffffffffffff01" + "7080d095ffbc31" + "7a03756964" + "8201027631" +
+		"92013b0103020000000000000009010102030405060708ac020103000000000000000901000000000000004d0102030405060708ac021122334455667788" + "120576616c7565"
 	got := hex.EncodeToString(AppendRecord(nil, sampleRecord()))
 	if got != want {
 		t.Errorf("encoding changed\n got %s\nwant %s", got, want)
@@ -61,10 +58,6 @@ func randomRecord(rng *rand.Rand) *Record {
 		Key:   []byte{byte(rng.IntN(256)), 'k'},
 		Dot:   Dot{Origin: Origin(rng.Uint64() | 1), Seq: rng.Uint64() | 1},
 		Stamp: Stamp(rng.Uint64()>>1 | 1<<40),
-	}
-	if rng.IntN(2) == 0 {
-		r.Parent = Dot{Origin: Origin(rng.Uint64() | 1), Seq: rng.Uint64() | 1}
-		r.ParentStamp = r.Stamp - 1 - Stamp(rng.IntN(1000))
 	}
 	if rng.IntN(3) == 0 {
 		r.Lease, r.Deadline = rng.Int64(), rng.Int64()
@@ -119,10 +112,9 @@ func TestDecodeRefuses(t *testing.T) {
 		"key too long":        with(func(r *Record) { r.Key = make([]byte, MaxKeyBytes+1) }),
 		"no dot":              with(func(r *Record) { r.Dot = Dot{} }),
 		"half a dot":          with(func(r *Record) { r.Dot.Seq = 0 }),
-		"half a parent":       with(func(r *Record) { r.Parent.Origin = 0 }),
 		"no stamp":            with(func(r *Record) { r.Stamp = 0 }),
-		"parent later":        with(func(r *Record) { r.ParentStamp = r.Stamp }),
-		"parent not stamped":  with(func(r *Record) { r.ParentStamp = 0 }),
+		"meta of no state":    with(func(r *Record) { r.Meta = []byte{metaVersion, 0x80} }),
+		"meta cut short":      with(func(r *Record) { r.Meta = r.Meta[:len(r.Meta)-1] }),
 		"delete with value":   with(func(r *Record) { r.Deleted = true }),
 		"create after mod":    with(func(r *Record) { r.Create = r.Mod + 1 }),
 		"version of a create": with(func(r *Record) { r.Create = r.Mod }),

@@ -5,9 +5,14 @@ import (
 	"fmt"
 )
 
-// Record is one change of one key as it is stored and replicated. Create, Mod,
-// Version and Deadline are local to the replica that holds it; the rest
-// travels unchanged.
+// Record is one change of one key as it is stored and replicated, with all the
+// key's state after it. Create, Mod, Version and Deadline are local to the
+// replica that holds it; the rest travels unchanged.
+//
+// Dot and Stamp name the change that brought the entry about: on the replica
+// that wrote it, the write; where concurrent changes were joined, the one that
+// came. The rest but the local numbers is a function of the changes included,
+// wherever they were joined.
 //
 // Records are immutable once made: their slices are shared freely.
 type Record struct {
@@ -15,10 +20,8 @@ type Record struct {
 	Value   []byte // what the key holds after the change; empty for a delete
 	Deleted bool
 
-	Dot         Dot
-	Stamp       Stamp
-	Parent      Dot   // the change this one replaced, zero for none
-	ParentStamp Stamp // that change's stamp
+	Dot   Dot
+	Stamp Stamp
 
 	Create  Revision // revision at which this life of the key began
 	Mod     Revision // revision of this change
@@ -27,19 +30,57 @@ type Record struct {
 	Lease    int64 // lease the key is attached to, 0 for none
 	Deadline int64 // when the lease runs out, Unix milliseconds, 0 for never
 
-	// What the merge of Kubernetes objects needs, opaque here.
-	UID        string
-	APIVersion string
-	Paths      []byte // encoded set of the field paths the change touched
+	UID        string // of the visible object, empty when it has none
+	APIVersion string // it is stored in
+
+	// Meta holds what else the state consists of, encoded: the changes
+	// included, who wrote which fields, lives that are hidden. It is empty for
+	// a key that was written once.
+	Meta []byte
 
 	// Unknown holds the encoded fields that a newer version added, kept as
 	// they came.
 	Unknown []byte
 }
 
+// Covers reports whether the state that r carries includes the change d.
+func (r *Record) Covers(d Dot) bool {
+	if r.Dot.Origin == d.Origin && r.Dot.Seq >= d.Seq {
+		return true
+	}
+	if len(r.Meta) == 0 {
+		return d.IsZero()
+	}
+	in := reader{b: r.Meta}
+	return in.header()&metaSeen != 0 && in.vector().Covers(d)
+}
+
+// Joined reports whether the record came of joining concurrent changes. Then
+// its dot alone does not stand for all that it includes: another record may
+// cover the dot and lack the rest.
+func (r *Record) Joined() bool { return len(r.Meta) > 1 && r.Meta[1]&metaJoined != 0 }
+
+// AppendState appends what is the same on every replica that includes the same
+// changes of the key: all but the dot, the stamp and the local numbers.
+func AppendState(b []byte, r *Record) ([]byte, error) {
+	s, err := decodeState(r)
+	if err != nil {
+		return b, fmt.Errorf("encode state of %q: %w", r.Key, err)
+	}
+	b = appendBlob(b, r.Key)
+	b = s.seen.Append(b)
+	b = s.appendLives(b, r)
+	if !r.Deleted {
+		b = appendBlob(b, r.UID)
+		b = appendBlob(b, r.APIVersion)
+		b = appendBlob(b, r.Value)
+	}
+	return b, nil
+}
+
 // Valid reports whether the record upholds its invariants: a key, a dot, a
-// stamp later than its parent's, and, once a replica has numbered it, revisions
-// and a version that fit together.
+// stamp, and, once a replica has numbered it, revisions and a version that fit
+// together.
 func (r *Record) Valid() error {
 	if err := r.valid(); err != nil {
 		return fmt.Errorf("validate record %q: %w", r.Key, err)
@@ -55,10 +96,6 @@ func (r *Record) valid() error {
 		return errors.New("no dot")
 	case r.Stamp == 0:
 		return errors.New("no stamp")
-	case r.Parent.IsZero() != (r.ParentStamp == 0):
-		return errors.New("parent and its stamp do not go together")
-	case r.ParentStamp >= r.Stamp:
-		return fmt.Errorf("stamp %d is not after its parent's %d", r.Stamp, r.ParentStamp)
 	case r.Deleted && len(r.Value) > 0:
 		return errors.New("a delete carries a value")
 	case r.Mod < 0 || r.Create < 0 || r.Version < 0 || r.Deadline < 0:
@@ -67,8 +104,10 @@ func (r *Record) valid() error {
 	if err := r.Dot.valid(); err != nil {
 		return err
 	}
-	if err := r.Parent.valid(); err != nil {
-		return err
+	if len(r.Meta) > 0 {
+		if _, err := decodeState(r); err != nil {
+			return err
+		}
 	}
 	if r.Mod == 0 {
 		return nil

@@ -247,7 +247,7 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, last, replaced *
 		r.Dot = crdt.Dot{Origin: c.memOrigin, Seq: c.memSeq}
 	}
 	if last != nil {
-		r.Parent, r.ParentStamp = last.dot, last.stamp
+		r.Stamp = max(r.Stamp, last.stamp+1)
 	}
 	if !r.Deleted {
 		r.Create, r.Version = r.Mod, 1

@@ -27,7 +27,7 @@ var (
 )
 
 // formatVersion is the layout this code writes.
-const formatVersion = 1
+const formatVersion = 2
 
 func numberKey(prefix byte, n int64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{prefix}, uint64(n))
