@@ -63,6 +63,23 @@ type Config struct {
 
 	// RevisionReserve is how far ahead of use revisions are reserved on disk.
 	RevisionReserve time.Duration
+
+	// Schema tells how the lists of an object are merged; nil for none.
+	Schema crdt.Schema
+	// Hold, when set, is called after a local replicated write is durable and
+	// visible, with the store's revision then; its caller is answered once
+	// release has been called, which may happen at once, later or never: closing
+	// the store answers the rest. Hold must not block.
+	Hold func(rev int64, release func())
+	// MaxDrift is how far ahead of Now a peer's stamp may be.
+	MaxDrift time.Duration
+	// TombstoneKeep bounds how long deletes are remembered for peers that have
+	// not seen them.
+	TombstoneKeep time.Duration
+	// Fingerprint tells this directory from a copy of it: when it differs from
+	// the one at the last start, a new incarnation begins. Empty, it is made of
+	// the machine's identity and the files' place on the disk.
+	Fingerprint string
 }
 
 // DefaultConfig returns the configuration of a store in dir.
@@ -87,6 +104,8 @@ func DefaultConfig(dir string) Config {
 		MinFreeBytes:    32 << 20,
 		BallastBytes:    16 << 20,
 		RevisionReserve: time.Hour,
+		MaxDrift:        5 * time.Minute,
+		TombstoneKeep:   24 * time.Hour,
 	}
 }
 
@@ -99,6 +118,8 @@ func (c Config) Validate() error {
 		return errors.New("validate store config: no clock, logger or file system")
 	case c.RevisionReserve < aheadReserve:
 		return fmt.Errorf("validate store config: revision reserve %v is below %v", c.RevisionReserve, aheadReserve)
+	case c.MaxDrift <= 0 || c.TombstoneKeep <= 0:
+		return errors.New("validate store config: drift or keep of tombstones is not positive")
 	case c.MinFreeBytes < 0 || c.BallastBytes < 0 || c.CacheBytes < 0:
 		return errors.New("validate store config: a size is negative")
 	}
