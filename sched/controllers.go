@@ -49,8 +49,15 @@ func (c *Config) controllerFlags(kubeconfig string) component {
 			"node-cidr-mask-size":       strconv.Itoa(c.NodeCIDRBits),
 			"node-monitor-period":       nodeCheckPeriod.String(),
 			"node-monitor-grace-period": c.NodeGrace.String(),
-			"profiling":                 "false",
-			"kube-api-qps":              "200", "kube-api-burst": "400", // the API server is in the same process
+			// What upstream's rates protect from, the brake does: see [judge].
+			// A zone never counts as unhealthy, and each dead node is given up
+			// at once.
+			"unhealthy-zone-threshold":     "1",
+			"node-eviction-rate":           "1000",
+			"secondary-node-eviction-rate": "1000",
+
+			"profiling":    "false",
+			"kube-api-qps": "200", "kube-api-burst": "400", // the API server is in the same process
 		},
 	}
 }

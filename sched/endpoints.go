@@ -26,9 +26,9 @@ const (
 )
 
 // keepEndpoints keeps the endpoints of default/kubernetes at the live API
-// servers until ctx ends. Upstream's API servers would each write themselves,
+// servers until ctx ends; changed says that it is worth asking again. Upstream's API servers would each write themselves,
 // and fight over it when they do not see each other.
-func (t *term) keepEndpoints(ctx context.Context, client kubernetes.Interface) error {
+func (t *term) keepEndpoints(ctx context.Context, client kubernetes.Interface, changed <-chan struct{}) error {
 	var known []netip.AddrPort
 	for {
 		// An empty list is not believed: this node's own API server lives.
@@ -47,7 +47,7 @@ func (t *term) keepEndpoints(ctx context.Context, client kubernetes.Interface) e
 		case <-ctx.Done():
 			timer.Stop()
 			return ctx.Err()
-		case <-t.cfg.Changed:
+		case <-changed:
 		case <-timer.C:
 		}
 		timer.Stop()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -64,7 +65,11 @@ func (t *term) run(ctx context.Context) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 
-	config, client, err := t.leaderClient()
+	config, err := t.leaderConfig()
+	var clients leaderClients
+	if err == nil {
+		clients, err = newLeaderClients(config)
+	}
 	if err == nil {
 		err = awaitAPI(inner, config)
 	}
@@ -73,11 +78,7 @@ func (t *term) run(ctx context.Context) error {
 		return endError(ctx, errors.Join(err, context.Cause(inner)))
 	}
 	t.cfg.Log.Info("leading", "term", t.cfg.Term)
-	parts := map[string]func(context.Context) error{
-		"controllers": t.runControllers,
-		"scheduler":   t.runScheduler,
-		"endpoints":   func(ctx context.Context) error { return t.keepEndpoints(ctx, client) },
-	}
+	parts := t.parts(clients)
 	done := make(chan struct{}, len(parts))
 	for name, part := range parts {
 		go func() {
@@ -106,6 +107,39 @@ func (t *term) run(ctx context.Context) error {
 	return endError(ctx, err)
 }
 
+// parts are what runs in a term, by name.
+func (t *term) parts(clients leaderClients) map[string]func(context.Context) error {
+	toEndpoints, toNodes := make(chan struct{}, 1), make(chan struct{}, 1)
+	parts := map[string]func(context.Context) error{
+		"controllers": t.runControllers,
+		"scheduler":   t.runScheduler,
+		"endpoints":   func(ctx context.Context) error { return t.keepEndpoints(ctx, clients.bounded, toEndpoints) },
+		"members":     func(ctx context.Context) error { return passOn(ctx, t.cfg.Changed, toEndpoints, toNodes) },
+	}
+	if t.cfg.Nodes != nil {
+		parts["nodes"] = func(ctx context.Context) error { return t.keepNodes(ctx, clients.watching, toNodes) }
+	}
+	return parts
+}
+
+// passOn repeats the signals of from to each of to, which hold one, until ctx
+// ends.
+func passOn(ctx context.Context, from <-chan struct{}, to ...chan<- struct{}) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-from:
+		}
+		for _, ch := range to {
+			select {
+			case ch <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
 // endError is nil for a term that was ended from outside: what its parts then
 // said, upstream's scheduler always says something, does not matter.
 func endError(ctx context.Context, err error) error {
@@ -115,22 +149,38 @@ func endError(ctx context.Context, err error) error {
 	return err
 }
 
-func (t *term) leaderClient() (*rest.Config, kubernetes.Interface, error) {
+func (t *term) leaderConfig() (*rest.Config, error) {
 	path, err := t.termKubeconfig(t.cfg.Leader, "leader")
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("load kubeconfig of the leader: %w", err)
+		return nil, fmt.Errorf("load kubeconfig of the leader: %w", err)
 	}
 	config.UserAgent = "moot-leader"
+	config.QPS = -1 // the API server is in the same process
 	config.Timeout = 10 * time.Second
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make client of the leader: %w", err)
+	return config, nil
+}
+
+// leaderClients are two ways for the leader to the API server.
+type leaderClients struct {
+	bounded  kubernetes.Interface // every request takes some seconds at most
+	watching kubernetes.Interface // for requests that last
+}
+
+func newLeaderClients(config *rest.Config) (clients leaderClients, err error) {
+	if clients.bounded, err = kubernetes.NewForConfig(config); err != nil {
+		return clients, fmt.Errorf("make client of the leader: %w", err)
 	}
-	return config, client, nil
+	config = rest.CopyConfig(config)
+	config.Timeout = 0
+	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
+	if clients.watching, err = kubernetes.NewForConfig(config); err != nil {
+		return clients, fmt.Errorf("make watching client of the leader: %w", err)
+	}
+	return clients, nil
 }
 
 // awaitAPI returns once the API server is ready: upstream gives up on one that

@@ -35,6 +35,10 @@ func grants() []grant {
 		{role: "moot:leader", group: pki.GroupLeader, rules: []rbacv1.PolicyRule{
 			rule("", []string{"get", "create", "update"}, "endpoints"),
 			rule("discovery.k8s.io", []string{"list", "create", "update", "delete"}, "endpointslices"),
+			// What it does about nodes by what the membership says of them.
+			rule("", []string{"list", "watch", "patch", "delete"}, "nodes", "pods"),
+			rule("", []string{"patch"}, "nodes/status", "pods/status"),
+			rule("coordination.k8s.io", []string{"create", "patch", "delete"}, "leases"),
 		}},
 	}
 }
