@@ -91,6 +91,15 @@ func Export(dir string) (Material, error) {
 // ErrOtherCluster means that the directory holds another cluster's keys.
 var ErrOtherCluster = errors.New("the directory holds another cluster's keys")
 
+// BeginImport marks dir, which may not exist yet, as about to be imported into:
+// [Ensure] refuses it until an [Import] has ended.
+func BeginImport(dir string) error {
+	if err := prepareDir(dir); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, joiningFile), nil)
+}
+
 // Import writes a cluster's material into dir, before the first [Ensure]. After
 // an interruption it completes when called again with the same material. A
 // member that was away while the members' keys rotated gets the new ones. It

@@ -219,3 +219,13 @@ func ClusterID(dir string) (string, error) {
 	}
 	return p.id(), nil
 }
+
+// NewPeers makes what the members of a new cluster recognise each other by:
+// [Material.Peers].
+func NewPeers(now time.Time) ([]byte, error) {
+	p, err := newPeers(now)
+	if err != nil {
+		return nil, err
+	}
+	return p.encode()
+}

@@ -1,6 +1,8 @@
 package pki
 
 import (
+	"crypto/hkdf"
+	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
 	"path/filepath"
@@ -85,4 +87,26 @@ func (p *peers) equal(o *peers) bool {
 	return p.cluster == o.cluster && p.signer.cert.Equal(o.signer.cert) &&
 		slices.EqualFunc(p.trusted, o.trusted, (*x509.Certificate).Equal) &&
 		slices.EqualFunc(p.gossip, o.gossip, slices.Equal[[]byte])
+}
+
+// SealingKey derives from the Kubernetes authority's key, which every member
+// holds and no rotation replaces, a key to encrypt what only members may read.
+func SealingKey(dir string) ([]byte, error) {
+	keyPEM, err := readFile(filepath.Join(dir, caBase+".key"))
+	if err != nil {
+		return nil, err
+	}
+	key, err := decodeKey(keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("derive sealing key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("derive sealing key: %w", err)
+	}
+	sealing, err := hkdf.Key(sha256.New, der, nil, "moot members' keys", 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive sealing key: %w", err)
+	}
+	return sealing, nil
 }
