@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/mootkube/moot/gossip/crdt"
 	"github.com/mootkube/moot/node/pki"
 )
 
@@ -30,6 +32,16 @@ type Config struct {
 	// Args are the user's arguments, "flag=value" or "flag", for upstream's
 	// own flags.
 	Args []string
+
+	// Revision is the newest revision of this node's history. Resource versions
+	// that belong to another history are told by it. Without it all of them are
+	// taken for this node's own.
+	Revision func() int64
+
+	// CatchUp, when there is one, blocks until this node has all that another
+	// had at a revision of its own, or until that is not to be expected. Reads
+	// that ask for a state not older than that wait for it, for a few seconds.
+	CatchUp func(context.Context, crdt.Revision)
 
 	// Filter, when there is one, sees each request before all else does.
 	Filter func(http.Handler) http.Handler

@@ -3,8 +3,8 @@
 // chain over the store's etcd API.
 //
 // Data flow: clients, over TLS on the node's port → [Config.Filter] →
-// upstream's handler chain → storage → a unix socket where the store serves
-// the etcd API.
+// upstream's handler chain → the guard against other nodes' resource versions
+// → storage → a unix socket where the store serves the etcd API.
 //
 // [New] checks the settings and the user's arguments, [Server.Run] builds the
 // chain, serves until its context ends and owns every goroutine it starts;

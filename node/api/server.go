@@ -22,6 +22,8 @@ import (
 	aggregation "k8s.io/kube-aggregator/pkg/generated/openapi"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+
+	"github.com/mootkube/moot/gossip/crdt"
 )
 
 const (
@@ -155,9 +157,13 @@ func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, *schemas
 	// It renews, every few seconds, a record that only serves to forward
 	// requests to API servers of other versions, which Moot does not do.
 	config.KubeAPIs.ControlPlane.Generic.DisabledPostStartHooks.Insert("peer-endpoint-reconciler-controller")
+	// The aggregator is the head of the chain: its handlers see each request.
+	head := &config.Aggregator.GenericConfig.Config
+	resources := &guard{newest: func() crdt.Revision { return crdt.Revision(s.cfg.Revision()) }, catchUp: s.cfg.CatchUp}
+	if s.cfg.Revision != nil {
+		resources.install(head)
+	}
 	if s.cfg.Filter != nil {
-		// The aggregator is the head of the chain: its handlers see each request.
-		head := &config.Aggregator.GenericConfig.Config
 		inner := head.BuildHandlerChainFunc
 		head.BuildHandlerChainFunc = func(h http.Handler, c *genericapiserver.Config) http.Handler {
 			return s.cfg.Filter(inner(h, c))
@@ -176,6 +182,7 @@ func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, *schemas
 	if err != nil {
 		return nil, nil, err
 	}
+	resources.learnServices(server)
 	kube, ok := server.GenericAPIServer.NextDelegate().(*genericapiserver.GenericAPIServer)
 	if !ok {
 		return nil, nil, fmt.Errorf("find the server of built-in resources: it is a %T", server.GenericAPIServer.NextDelegate())

@@ -10,15 +10,15 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 )
 
-// storage gives a server of the chain the settings of each resource's storage,
+// storageOptions gives a server of the chain the settings of each resource's storage,
 // changed by each of its functions in turn.
-type storage struct {
+type storageOptions struct {
 	generic.RESTOptionsGetter
 	changes []func(*generic.RESTOptions)
 }
 
 // GetRESTOptions is upstream's, changed.
-func (s storage) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
+func (s storageOptions) GetRESTOptions(resource schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
 	options, err := s.RESTOptionsGetter.GetRESTOptions(resource, example)
 	if err != nil {
 		return options, err
@@ -32,7 +32,7 @@ func (s storage) GetRESTOptions(resource schema.GroupResource, example runtime.O
 // changeStorage changes what the servers of config store and how.
 func changeStorage(config *app.Config) {
 	kinds := &config.ApiExtensions.GenericConfig.Config
-	kinds.RESTOptionsGetter = storage{kinds.RESTOptionsGetter, []func(*generic.RESTOptions){storeKindsAsV1}}
+	kinds.RESTOptionsGetter = storageOptions{kinds.RESTOptionsGetter, []func(*generic.RESTOptions){storeKindsAsV1}}
 }
 
 // storeKindsAsV1 stores CustomResourceDefinitions in their present version and

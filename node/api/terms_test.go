@@ -75,6 +75,7 @@ func startPlane(t *testing.T) *plane {
 	run(t, "etcd API", etcdServer.Run)
 	cfg := api.DefaultConfig()
 	cfg.EtcdSocket, cfg.Port, cfg.PKI, cfg.NodeIP = socket.Socket, p.port, p.keys, netip.MustParseAddr("192.0.2.1")
+	cfg.Revision = db.Revision
 	cfg.Filter = func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			p.seen.Add(1)
