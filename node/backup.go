@@ -356,6 +356,7 @@ func copyKeys(ctx context.Context, db *store.Store, in *backup.Reader, say func(
 		}
 	}
 }
+
 // hasController reports whether an object in the store has an owner that makes
 // it anew.
 func hasController(value []byte) bool {

@@ -50,6 +50,12 @@ func (c *Config) loadMembership() (*membership, error) {
 	return &m, nil
 }
 
+// IsMember reports whether the data directory belongs to a member of a cluster.
+func (c *Config) IsMember() bool {
+	_, err := os.Lstat(c.membershipFile())
+	return err == nil
+}
+
 func (c *Config) saveMembership(m *membership) error {
 	data, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {

@@ -44,6 +44,7 @@ type Node struct {
 	progress func(Progress)
 	notifier Notifier
 	board    board
+	control  control
 
 	apiOnly     chan struct{} // closed when the start goes on without a kubelet
 	apiOnlyOnce sync.Once

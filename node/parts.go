@@ -100,7 +100,7 @@ func orReady(readyCh <-chan struct{}, run func(context.Context, func()) error) f
 
 func (n *Node) statusPart() part {
 	return part{name: "status", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
-		return serveStatus(ctx, n.cfg.StatusSocket(), n.board.read, ready)
+		return serveStatus(ctx, n.cfg.StatusSocket(), n.board.read, &n.control, ready)
 	}}
 }
 

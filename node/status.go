@@ -12,8 +12,10 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/mootkube/moot/gossip"
+	"github.com/mootkube/moot/node/pki/rotation"
 )
 
 // Status is what a running node says of itself.
@@ -27,6 +29,11 @@ type Status struct {
 	Degraded []string     `json:"degraded,omitempty"` // what the node does without
 	Parts    []PartStatus `json:"parts"`
 	Store    StoreStatus  `json:"store"`
+
+	// What this node knows of the cluster: leader, digest, members and more.
+	gossip.Status
+	Conflicts int              `json:"conflicts"` // listed by moot conflicts
+	Rotation  *rotation.Status `json:"rotation,omitempty"`
 }
 
 // PartStatus is one component of the daemon.
@@ -73,9 +80,9 @@ func (b *board) read() Status {
 	return s
 }
 
-// serveStatus answers GET /status, and Go's profiles below /debug/pprof/, on a
-// unix socket only root can open, until ctx ends.
-func serveStatus(ctx context.Context, socket string, read func() Status, ready func()) error {
+// serveStatus answers GET /status, the routes of the control, and Go's profiles
+// below /debug/pprof/, on a unix socket only root can open, until ctx ends.
+func serveStatus(ctx context.Context, socket string, read func() Status, control *control, ready func()) error {
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove stale status socket: %w", err)
 	}
@@ -91,6 +98,7 @@ func serveStatus(ctx context.Context, socket string, read func() Status, ready f
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(read()) // the client hung up: nobody to tell
 	})
+	control.handle(mux)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
@@ -109,31 +117,11 @@ var ErrNotRunning = errors.New("no moot is running on this machine; start one wi
 
 // FetchStatus asks the daemon behind socket how it is.
 func FetchStatus(ctx context.Context, socket string) (Status, error) {
-	client := &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-		DisableKeepAlives: true,
-	}}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://moot/status", nil)
-	if err != nil {
-		return Status{}, fmt.Errorf("ask for status: %w", err)
-	}
-	resp, err := client.Do(req)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return Status{}, ErrNotRunning
-	case errors.Is(err, fs.ErrPermission):
-		return Status{}, errors.New("not allowed to ask the daemon; run it with sudo")
-	case err != nil:
-		return Status{}, fmt.Errorf("ask for status: %w", err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // the answer has been read, or its error returned
 	var s Status
-	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
-		return Status{}, fmt.Errorf("read status: %w", err)
+	if err := (Client{Socket: socket}).ask(ctx, http.MethodGet, "/status", nil, &s); err != nil {
+		return Status{}, err
 	}
 	return s, nil
 }

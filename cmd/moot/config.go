@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
@@ -21,6 +22,7 @@ const defaultConfigFile = "/etc/moot/config.yaml"
 type options struct {
 	node.Config
 	configFile string
+	tokenFile  string
 	logLevel   string
 	logFormat  string
 }
@@ -34,6 +36,10 @@ func (o *options) addFlags(flags *pflag.FlagSet) {
 	flags.Var(&prefixValue{&o.ClusterCIDR}, "cluster-cidr", "network that pods get their addresses from")
 	flags.Var(&prefixValue{&o.ServiceCIDR}, "service-cidr", "network that Services get their addresses from")
 	flags.StringVar(&o.ClusterDomain, "cluster-domain", o.ClusterDomain, "DNS domain of the cluster")
+	flags.IntVar(&o.Port, "port", o.Port, "TCP and UDP port of all traffic between members")
+	flags.StringVar(&o.Join, "join", o.Join, "member of the cluster to join, host:port; also MOOT_JOIN")
+	flags.StringVar(&o.Token, "token", o.Token, "token to join with, from moot token create; also MOOT_TOKEN")
+	flags.StringVar(&o.tokenFile, "token-file", o.tokenFile, "file with the token, which does not show in the process list as --token does")
 	flags.IntVar(&o.APIPort, "api-port", o.APIPort, "TCP port of the Kubernetes API")
 	flags.StringSliceVar(&o.TLSSANs, "tls-san", nil, "further names and addresses for the API's certificate")
 	flags.StringVar(&o.CgroupRoot, "cgroup-root", o.CgroupRoot, "cgroup that pods' cgroups are made under (default the root)")
@@ -56,9 +62,68 @@ func (o *options) addSomeFlags(flags *pflag.FlagSet, shown ...string) {
 	})
 }
 
-// load adds the file's settings to those of the command line.
+// load adds the settings of the environment and then those of the file to those
+// of the command line, which goes first.
 func (o *options) load(flags *pflag.FlagSet) error {
+	for _, v := range []struct{ env, flag string }{{"MOOT_JOIN", "join"}, {"MOOT_TOKEN", "token"}} {
+		value := os.Getenv(v.env)
+		if value == "" {
+			continue
+		}
+		if !flags.Changed(v.flag) && (v.flag != "token" || !flags.Changed("token-file")) {
+			if err := flags.Set(v.flag, value); err != nil {
+				return fmt.Errorf("%s: %w", v.env, err)
+			}
+		}
+		if err := os.Unsetenv(v.env); err != nil { // nothing this process starts is to inherit it
+			return fmt.Errorf("%s: %w", v.env, err)
+		}
+	}
 	return loadConfigFile(flags, o.configFile, flags.Changed("config"))
+}
+
+// loadToken reads the token's file unless the token itself was given. A member
+// needs none.
+func (o *options) loadToken() error {
+	if o.IsMember() {
+		return nil
+	}
+	if o.Token == "" && o.tokenFile != "" {
+		data, err := os.ReadFile(o.tokenFile)
+		if err != nil {
+			return fmt.Errorf("read --token-file: %w", err)
+		}
+		o.Token = strings.TrimSpace(string(data))
+	}
+	switch {
+	case o.Join != "" && o.Token == "":
+		return errors.New("--join needs a token: run `sudo moot token create` on a member, and give what it prints as --token")
+	case o.Join == "" && o.Token != "":
+		return errors.New("--token goes with --join HOST:PORT, a member of the cluster to join")
+	}
+	return nil
+}
+
+// client asks the daemon on this machine.
+func (o *options) client() node.Client { return node.Client{Socket: o.StatusSocket()} }
+
+// completeName fills in the host's name where no address is needed.
+func (o *options) completeName() error {
+	ip := o.NodeIP
+	o.NodeIP = netip.IPv4Unspecified()
+	defer func() { o.NodeIP = ip }()
+	return o.Complete()
+}
+
+func addOutputFlag(flags *pflag.FlagSet, output *string) {
+	flags.StringVarP(output, "output", "o", "", "json for a machine to read")
+}
+
+func checkOutput(output string) error {
+	if output != "" && output != "json" {
+		return fmt.Errorf("-o %q: must be json, or left out", output)
+	}
+	return nil
 }
 
 func (o *options) logger(out *os.File) (*slog.Logger, error) {

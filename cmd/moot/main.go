@@ -55,9 +55,11 @@ func newRoot() *cobra.Command {
 		Short: "Kubernetes without masters: every node is equal and runs the full stack",
 		Example: `  sudo moot check                      # what this machine lacks, before anything starts
   sudo moot up                         # start a node in the foreground
+  sudo moot token create               # let another machine join
   sudo moot kubectl get pods -A        # talk to it
   sudo moot image import app.tar       # bring an image without a registry
-  sudo moot status                     # how the node is`,
+  sudo moot status                     # how node and cluster are
+  sudo moot backup cluster.backup      # all of its state in one file`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -65,6 +67,7 @@ func newRoot() *cobra.Command {
 	if flag := pflag.Lookup("version"); flag != nil {
 		flag.Hidden = true
 	}
-	root.AddCommand(newUp(), newKubectl(), newImage(), newStatus(), newCheck(), newVersion())
+	root.AddCommand(newUp(), newKubectl(), newImage(), newStatus(), newCheck(), newVersion(),
+		newToken(), newLeave(), newRemove(), newKeys(), newConflicts(), newBackup(), newRestore())
 	return root
 }

@@ -25,14 +25,21 @@ containerd and kubelet in this one process. It prints a line as each part is
 ready, then READY. Ctrl-C or SIGTERM stops the daemon; pods run on, and the
 next moot up takes them over.
 
+The first machine begins a cluster and prints the command that others join it
+with. A machine that is a member already ignores --join and the token.
+
 Every flag can also stand in ` + defaultConfigFile + ` by the same name
 without the dashes; the command line wins.`,
 		Example: `  sudo moot up
   sudo moot up --node-ip 192.0.2.10 --data-dir /srv/moot
+  sudo moot up --join 192.0.2.10:7443 --token moot1.…     # become a member
+  sudo moot up --join 192.0.2.10:7443 --token-file /etc/moot/token
   sudo moot up --kubelet-arg max-pods=50 --apiserver-arg audit-log-path=/var/log/audit.log
 
   # ` + defaultConfigFile + `
-  node-ip: 192.0.2.10
+  node-ip: 192.0.2.11
+  join: 192.0.2.10:7443
+  token-file: /etc/moot/token
   kubelet-arg: [max-pods=50]`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,6 +48,9 @@ without the dashes; the command line wins.`,
 			}
 			log, err := opts.logger(os.Stderr)
 			if err != nil {
+				return err
+			}
+			if err := opts.loadToken(); err != nil {
 				return err
 			}
 			notifier, err := node.TakeNotifier()
