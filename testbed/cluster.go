@@ -23,6 +23,9 @@ type Config struct {
 	// Bin is the directory of the binaries under test, first on PATH inside
 	// nodes. Required for Up, absolute.
 	Bin string
+	// Init is the program that becomes the nodes' init; it calls Reexec first
+	// thing. Empty: the program that runs.
+	Init string
 	// Daemon is the command that runs on each node, before its flags.
 	Daemon []string
 	// DaemonArgs are added to the daemon's flags on every node.

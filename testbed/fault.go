@@ -3,6 +3,7 @@ package testbed
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -80,6 +81,27 @@ func (c *Cluster) powerOff(ctx context.Context, s *state, n *nodeState) error {
 	}
 	n.Init, n.Paused = process{}, false
 	return c.save(s)
+}
+
+// Wipe takes the power of a node and gives it an empty disk: when it starts
+// again it is a new machine, which joins as any other.
+func (c *Cluster) Wipe(ctx context.Context, node string) error {
+	return c.withNode(node, func(s *state, n *nodeState) error {
+		if err := c.powerOff(ctx, s, n); err != nil {
+			return err
+		}
+		if err := c.refuseMounts(); err != nil {
+			return err
+		}
+		n.Member = false
+		if err := c.save(s); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(c.path("nodes", node)); err != nil {
+			return fmt.Errorf("wipe %s: %w", node, err)
+		}
+		return nil
+	})
 }
 
 // Start brings back what Kill, Stop or Crash took: it boots the nodes that

@@ -162,17 +162,25 @@ func (c *Cluster) LoadImage(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
+	var on []string
 	for _, n := range s.Nodes {
-		if !n.Init.alive() {
-			c.progress("%s is off: not loaded there", n.Name)
+		if n.Init.alive() {
+			on = append(on, n.Name)
 			continue
 		}
-		if err := c.loadOn(ctx, n, file); err != nil {
-			return fmt.Errorf("load %s on %s: %w", file, n.Name, err)
-		}
-		c.progress("%s loaded on %s", filepath.Base(file), n.Name)
+		c.progress("%s is off: not loaded there", n.Name)
 	}
-	return nil
+	return sideBySide(ctx, on, func(ctx context.Context, name string) error {
+		n, err := s.node(name)
+		if err == nil {
+			err = c.loadOn(ctx, n, file)
+		}
+		if err != nil {
+			return fmt.Errorf("load %s on %s: %w", file, name, err)
+		}
+		c.progress("%s loaded on %s", filepath.Base(file), name)
+		return nil
+	})
 }
 
 func (c *Cluster) loadOn(ctx context.Context, n *nodeState, file string) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,7 +88,8 @@ func (c *Cluster) startFresh(ctx context.Context, node string) error {
 // first node founds the cluster. The environment is for the token's sake:
 // arguments are there for all to read.
 func (c *Cluster) joinEnv(ctx context.Context, s *state, n *nodeState) ([]string, error) {
-	if s.Standalone || n.Member || n.Name == s.Nodes[0].Name {
+	founded := slices.ContainsFunc(s.Nodes, func(m *nodeState) bool { return m.Member })
+	if s.Standalone || n.Member || !founded && n.Name == s.Nodes[0].Name {
 		return nil, nil
 	}
 	for _, m := range s.Nodes {
@@ -134,12 +136,23 @@ func (c *Cluster) WaitWhole(ctx context.Context, nodes []string) error {
 // it.
 type Membership struct {
 	Ready   bool   `json:"ready"`
-	Digest  string `json:"digest"`
-	Leader  string `json:"leader"`
+	Digest  string `json:"digest"` // of the replicated content
+	Leader  string `json:"leader"` // empty: none
+	Term    uint64 `json:"term"`
 	Members []struct {
 		Name  string `json:"name"`
 		State string `json:"state"`
 	} `json:"members"`
+	Acks struct {
+		Peer     uint64 `json:"peer"`     // a peer had it on disk
+		Alone    uint64 `json:"alone"`    // no peer was live
+		TimedOut uint64 `json:"timedOut"` // no live peer answered in time
+	} `json:"acks"`
+	Refused struct {
+		Strangers uint64 `json:"strangers"`
+		Busy      uint64 `json:"busy"`
+		Packets   uint64 `json:"packets"`
+	} `json:"refused"`
 }
 
 // Alive lists the members that are well.
@@ -177,7 +190,7 @@ func OneCluster(ctx context.Context, c *Cluster, nodes []string) (bool, error) {
 	for _, node := range nodes {
 		m, err := c.Membership(ctx, node)
 		if err != nil {
-			return false, nil //nolint:nilerr // a daemon that cannot answer is not one of them yet
+			return false, nil
 		}
 		if leader == "" {
 			leader = m.Leader

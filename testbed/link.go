@@ -2,9 +2,14 @@ package testbed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Unplug pulls a node's cable: no carrier, and nobody reaches it or is reached
@@ -106,4 +111,46 @@ func (c *Cluster) Dial(ctx context.Context, node, network, addr string) (net.Con
 		var d net.Dialer
 		return d.DialContext(ctx, network, addr)
 	})
+}
+
+// Addr is the address of a node.
+func (c *Cluster) Addr(node string) (netip.Addr, error) {
+	s, err := c.load()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	n, err := s.node(node)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return n.Addr, nil
+}
+
+// File is where a file of a node's own disk lies on this machine: what is
+// under /var, /tmp, /srv or /mnt there.
+func (c *Cluster) File(node, path string) string { return c.path("nodes", node, "disk", path) }
+
+// Tap opens a packet socket on a node's port of the bridge: what is read are
+// the frames to and from the node, what is written goes to the node as if it
+// came over the wire.
+func (c *Cluster) Tap(node string) (*os.File, error) {
+	f, err := inNetns(c.bridgeFile(), func() (*os.File, error) {
+		link, err := net.InterfaceByName(node)
+		if err != nil {
+			return nil, err
+		}
+		const all = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL&0xff<<8 // in network order
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, all)
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Index}); err != nil {
+			return nil, errors.Join(err, unix.Close(fd))
+		}
+		return os.NewFile(uintptr(fd), "tap of "+node), nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tap %s: %w", node, err)
+	}
+	return f, nil
 }

@@ -1,6 +1,7 @@
 package testbed
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -109,7 +110,7 @@ func (c *Cluster) spawnInit(s *state, n *nodeState, dir string) (in, out *os.Fil
 			defer func() { _ = cgroupDir.Close() }()
 			attr.UseCgroupFD, attr.CgroupFD = true, int(cgroupDir.Fd())
 		}
-		return syscall.ForkExec("/proc/self/exe", []string{initName}, &syscall.ProcAttr{
+		return syscall.ForkExec(cmp.Or(c.cfg.Init, "/proc/self/exe"), []string{initName}, &syscall.ProcAttr{
 			Dir:   "/",
 			Env:   []string{"PATH=" + nodePath, "GOMAXPROCS=1", "GOGC=50"},
 			Files: []uintptr{inR.Fd(), outW.Fd(), logFile.Fd()},

@@ -1,0 +1,206 @@
+// Command accept runs the scenarios by which a cluster of many nodes is
+// accepted, each on a cluster of its own that is taken down afterwards, and
+// prints what they measured. The exit status is 1 when a promise did not hold,
+// or when anything is left on the machine.
+//
+//	accept [--nodes N] [--rounds N] [--for DURATION] [--seed N] NAME...
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/mootkube/moot/testbed"
+	"github.com/mootkube/moot/testbed/scenario"
+)
+
+func main() {
+	testbed.Reexec()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	err := newRoot().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "accept:", err)
+		os.Exit(1)
+	}
+}
+
+// settings are the flags.
+type settings struct {
+	bin     string
+	nodes   int
+	rounds  int
+	soak    time.Duration
+	seed    uint64
+	verbose bool
+}
+
+func newRoot() *cobra.Command {
+	set := settings{bin: "bin", nodes: 5, rounds: 3, soak: 30 * time.Minute, seed: rand.Uint64N(1e9)}
+	if d, err := time.ParseDuration(os.Getenv("MOOT_SOAK")); err == nil {
+		set.soak = d
+	}
+	var names []string
+	for _, t := range trials() {
+		names = append(names, fmt.Sprintf("  %-9s %s", t.name, t.about))
+	}
+	cmd := &cobra.Command{
+		Use:           "accept NAME...",
+		Short:         "Try the promises of a cluster of many nodes, and print what was measured",
+		Long:          "Try the promises of a cluster of many nodes, and print what was measured.\n\n" + strings.Join(names, "\n"),
+		Args:          cobra.MinimumNArgs(1),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, name := range args {
+				if err := set.run(cmd.Context(), name); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&set.bin, "bin", set.bin, "directory of the binaries")
+	f.IntVar(&set.nodes, "nodes", set.nodes, "how many nodes")
+	f.IntVar(&set.rounds, "rounds", set.rounds, "how often what is timed is repeated")
+	f.DurationVar(&set.soak, "for", set.soak, "how long the chaos lasts (MOOT_SOAK)")
+	f.Uint64Var(&set.seed, "seed", set.seed, "draws the faults")
+	f.BoolVarP(&set.verbose, "verbose", "v", false, "tell what the testbed does")
+	return cmd
+}
+
+// trial is one line of what is accepted.
+type trial struct {
+	name, about string
+	run         func(context.Context, *scenario.Bed, settings) error
+}
+
+func trials() []trial {
+	return []trial{
+		{"watch", "a change through one node is seen by a watch on another; equal digests", watchTrial},
+		{"outage", "all nodes but one crash, the leader first; the last one serves; all come back", outageTrial},
+		{"cut", "the cluster is cut for a minute, with edits on both sides, and heals", cutTrial},
+		{"chaos", "kills and crashes at random moments under write load lose no acknowledged write", chaosTrial},
+		{"failover", "how long until a dead node's pods run elsewhere, and until the next leader acts", failoverTrial},
+		{"blink", "a pause of a second and restarts of the daemon move nothing", blinkTrial},
+		{"offline", "a node that boots with no network, all others down, runs its pods and serves", offlineTrial},
+		{"stranger", "port scan, garbage, replayed packets, no token: nothing leaks, nothing crashes", strangerTrial},
+	}
+}
+
+func (set settings) run(ctx context.Context, name string) error {
+	for _, t := range trials() {
+		if t.name != name {
+			continue
+		}
+		bin, err := filepath.Abs(set.bin)
+		if err != nil {
+			return err
+		}
+		o := scenario.Options{Bin: bin, Nodes: set.nodes, Out: os.Stdout, Patience: 5 * time.Minute}
+		if set.verbose {
+			o.Progress = os.Stderr
+		}
+		_, _ = fmt.Fprintf(os.Stdout, "== %s: %s\n   %s, %d processors, load %s\n", t.name, t.about, time.Now().Format(time.DateTime), runtime.NumCPU(), load())
+		began := time.Now()
+		err = scenario.Run(ctx, o, func(ctx context.Context, b *scenario.Bed) error { return t.run(ctx, b, set) })
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(os.Stdout, "== %s: held, in %.0f s, and nothing is left on this machine\n", t.name, time.Since(began).Seconds())
+		return nil
+	}
+	return errors.New("no such scenario: accept --help lists them")
+}
+
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	first, _, _ := strings.Cut(string(b), " ")
+	return first
+}
+
+func watchTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
+	return b.Spread(ctx, b.Nodes[max(0, len(b.Nodes)-2)], 300, 5<<10, 50*time.Millisecond)
+}
+
+func outageTrial(ctx context.Context, b *scenario.Bed, set settings) error {
+	all := len(b.Nodes) - 1
+	// The leader first, and each next leader after it.
+	if err := b.Outage(ctx, make([]string, all)); err != nil {
+		return err
+	}
+	rnd := rand.New(rand.NewPCG(set.seed, 0))
+	for range max(0, set.rounds-1) {
+		var order []string
+		for _, i := range rnd.Perm(len(b.Nodes))[:all] {
+			order = append(order, b.Nodes[i])
+		}
+		if err := b.Outage(ctx, order); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cutTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
+	half := len(b.Nodes) / 2
+	return b.Split(ctx, b.Nodes[:half], b.Nodes[half:], time.Minute)
+}
+
+func chaosTrial(ctx context.Context, b *scenario.Bed, set settings) error {
+	return b.Chaos(ctx, set.soak, 20, set.seed)
+}
+
+func failoverTrial(ctx context.Context, b *scenario.Bed, set settings) error {
+	if err := b.DeadNode(ctx, set.rounds); err != nil {
+		return err
+	}
+	for _, way := range []string{scenario.LeaderCrash, scenario.LeaderKill, scenario.LeaderStop, scenario.LeaderLeave} {
+		if err := b.LeaderGoes(ctx, way, set.rounds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func blinkTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
+	return b.Blink(ctx, time.Second, 20*time.Second, nil)
+}
+
+func offlineTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
+	for _, bare := range []bool{false, true} {
+		if err := b.Offline(ctx, b.Nodes[len(b.Nodes)-1], bare); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func strangerTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
+	if err := b.Stranger(ctx, b.Nodes[0], 30*time.Second, true); err != nil {
+		return err
+	}
+	from := b.Nodes[len(b.Nodes)-1]
+	if err := b.Stop(ctx, from); err != nil {
+		return err
+	}
+	if err := b.JoinRefused(ctx, from, b.Nodes[0]); err != nil {
+		return err
+	}
+	return b.Start(ctx, from)
+}
