@@ -102,8 +102,6 @@ func (c Config) Validate() error {
 		return errors.New("validate gossip config: no address to bind")
 	case c.Identity == nil || c.Store == nil || c.Now == nil || c.Log == nil || c.Seeds == nil:
 		return errors.New("validate gossip config: no identity, store, clock, logger or seeds")
-	case len(c.Keys) == 0:
-		return errors.New("validate gossip config: no gossip key")
 	case c.AckWait <= 0 || c.Heartbeat <= 0 || c.CatchUpWait <= 0:
 		return errors.New("validate gossip config: a wait is not positive")
 	case c.SuspectAfter < 2*c.Heartbeat:
@@ -111,9 +109,16 @@ func (c Config) Validate() error {
 	case c.Mesh < 2 || c.Degree < 2:
 		return errors.New("validate gossip config: mesh and degree are at least 2")
 	}
-	for i, key := range c.Keys {
+	return validKeys(c.Keys)
+}
+
+func validKeys(keys [][]byte) error {
+	if len(keys) == 0 {
+		return errors.New("validate gossip keys: there are none")
+	}
+	for i, key := range keys {
 		if len(key) != 32 {
-			return fmt.Errorf("validate gossip config: gossip key %d has %d bytes, not 32", i, len(key))
+			return fmt.Errorf("validate gossip keys: key %d has %d bytes, not 32", i, len(key))
 		}
 	}
 	return nil

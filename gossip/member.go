@@ -30,9 +30,11 @@ type Member struct {
 	API     netip.AddrPort  `json:"api"`
 	Version string          `json:"version"`
 	State   State           `json:"state"`
-	Since   time.Time       `json:"since"`           // when State began, by this node's clock
+	Since   time.Time       `json:"since"`          // when State began, by this node's clock
 	Until   time.Time       `json:"until,omitzero"` // end of the announced restart window
 	Self    bool            `json:"self,omitempty"`
+	// Unheard, of a dead member: this node has not heard of it since it started.
+	Unheard bool `json:"unheard,omitempty"`
 }
 
 // Live reports whether the member takes part: alive, suspected or restarting.

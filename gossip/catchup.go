@@ -1,0 +1,213 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// askAtOnce bounds the members asked at once what they have.
+const askAtOnce = 16
+
+// errNotRunning: the agent does not run.
+var errNotRunning = errors.New("gossip agent is not running")
+
+// ask returns what a member has, and notes it.
+func (a *Agent) ask(ctx context.Context, m Member) (crdt.Vector, error) {
+	r := a.current()
+	if r == nil {
+		return nil, errNotRunning
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.CatchUpWait)
+	defer cancel()
+	conn, _, w, err := a.open(ctx, r, m.Addr, m.Name, modeAsk)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", m.Name, err)
+	}
+	_ = conn.Close()
+	a.link(m.Name).learn(w.Vector)
+	a.stability.learn(w.Stable)
+	return w.Vector, nil
+}
+
+// CatchUp waits until this replica has what every reachable member had when it
+// was asked. It gives each member Config.CatchUpWait to answer and as long
+// again for what it has to arrive, and returns an error that names those that
+// failed; what the others had is here regardless.
+func (a *Agent) CatchUp(ctx context.Context) error {
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		errs  []error
+		slots = make(chan struct{}, askAtOnce)
+	)
+	for _, m := range a.Members() {
+		if m.Self || m.State != StateAlive && m.State != StateSuspect {
+			continue
+		}
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if err := a.catchUpWith(ctx, m); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (a *Agent) catchUpWith(ctx context.Context, m Member) error {
+	goal, err := a.ask(ctx, m)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.CatchUpWait)
+	defer cancel()
+	if err := a.await(ctx, goal); err != nil {
+		return fmt.Errorf("catch up with %s: %d changes are missing: %w", m.Name, distance(a.cfg.Store.Vector(), goal), err)
+	}
+	return nil
+}
+
+// await waits until this replica includes goal.
+func (a *Agent) await(ctx context.Context, goal crdt.Vector) error {
+	advanced, cancel := a.advanced.add()
+	defer cancel()
+	for !a.cfg.Store.Vector().Includes(goal) {
+		select {
+		case <-advanced:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Bootstrap waits until the replica has all that one live peer had. It is for
+// a new or wiped replica, before anything is served from it. A node that knows
+// of no other member returns at once.
+func (a *Agent) Bootstrap(ctx context.Context) error {
+	changed, cancel := a.Subscribe()
+	defer cancel()
+	for {
+		alone := len(a.sought()) == 0
+		for _, m := range a.Members() {
+			if m.Self || m.State == StateLeft {
+				continue
+			}
+			alone = false
+			if m.State != StateAlive {
+				continue
+			}
+			goal, err := a.ask(ctx, m)
+			if err != nil {
+				a.log.Debug("peer does not say what it has", "peer", m.Name, "err", err)
+				continue
+			}
+			a.log.Info("getting the store from the cluster", "peer", m.Name, "missing", distance(a.cfg.Store.Vector(), goal))
+			if err := a.awaitFrom(ctx, goal, m.Name); err == nil {
+				return nil
+			}
+		}
+		if alone {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("bootstrap replica: %w", ctx.Err())
+		case <-changed:
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// awaitFrom waits until this replica includes goal, or the member it came from
+// is no longer there; others may bring it all the same.
+func (a *Agent) awaitFrom(ctx context.Context, goal crdt.Vector, name string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changed, done := a.Subscribe()
+	defer done()
+	finished := make(chan error, 1)
+	go func() { finished <- a.await(ctx, goal) }()
+	for {
+		select {
+		case err := <-finished:
+			return err
+		case <-changed:
+			a.mu.Lock()
+			live := a.members[name].Live()
+			a.mu.Unlock()
+			if !live {
+				cancel()
+				<-finished
+				return errors.New("the peer is gone")
+			}
+		}
+	}
+}
+
+// leftBehind deals with a peer that has forgotten deletes which this replica
+// never saw.
+func (a *Agent) leftBehind(ctx context.Context, r *running, l *link) {
+	if a.serving.Load() {
+		a.log.Error("this replica was away for too long: it must be wiped and bootstrapped", "peer", l.name)
+		a.stop(fmt.Errorf("%w: says %s", ErrForgotten, l.name))
+		return
+	}
+	to, ok := a.addressOf(l.name)
+	if !ok {
+		return
+	}
+	conn, _, w, err := a.open(ctx, r, to, l.name, modeAsk)
+	if err != nil {
+		return
+	}
+	_ = conn.Close()
+	if err := a.replica.wipe(ctx, a.cfg.Store, w.Vector); err != nil {
+		a.log.Error("replica is not wiped", "err", err)
+		return
+	}
+	a.log.Warn("this replica was away for too long and has been wiped", "peer", l.name)
+}
+
+// life keeps a replica's streams from claiming what was wiped: each belongs to
+// the life of the replica in which it began.
+type life struct {
+	mu sync.RWMutex
+	n  int
+}
+
+var errWiped = errors.New("the replica was wiped meanwhile")
+
+func (l *life) now() int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.n
+}
+
+func (l *life) apply(ctx context.Context, n int, r Replica, records []*crdt.Record, upTo crdt.Vector) error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.n != n {
+		return errWiped
+	}
+	return r.Apply(ctx, records, upTo)
+}
+
+func (l *life) wipe(ctx context.Context, r Replica, covered crdt.Vector) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := r.Wipe(ctx, covered); err != nil {
+		return err
+	}
+	l.n++
+	return nil
+}

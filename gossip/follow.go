@@ -1,0 +1,400 @@
+package gossip
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+const (
+	retryFirst    = 50 * time.Millisecond
+	retryLast     = time.Second
+	openTimeout   = 5 * time.Second // for the hello and its answer
+	streamSilence = 5 * time.Second // after which a stream is opened anew
+	probeEvery    = 2 * time.Second // of the peer's clock
+	haveEvery     = 2 * time.Millisecond
+	bulkChanges   = 1000 // beyond it a catch-up is done with one peer at a time
+	applyBytes    = 4 << 20
+)
+
+// failure is a peer's refusal, in its own words.
+type failure struct{ fail }
+
+func (f *failure) Error() string { return f.Text }
+
+// ownFailure is one of this node's, which the peer cannot help.
+type ownFailure struct{ error }
+
+func (f *ownFailure) Unwrap() error { return f.error }
+
+// follow tails a peer until ctx ends.
+func (a *Agent) follow(ctx context.Context, r *running, l *link) {
+	delay := retryFirst
+	for {
+		started := time.Now()
+		err := a.followOnce(ctx, r, l)
+		if ctx.Err() != nil {
+			l.down(nil, true)
+			return
+		}
+		refusal, refused := errors.AsType[*failure](err)
+		_, own := errors.AsType[*ownFailure](err)
+		l.down(err, refused || own)
+		if refused && refusal.Code == failForgotten {
+			a.leftBehind(ctx, r, l)
+		}
+		if time.Since(started) > 2*streamSilence {
+			delay = retryFirst
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(delay/2 + rand.N(delay)):
+		}
+		delay = min(2*delay, retryLast)
+	}
+}
+
+// followOnce tails a peer until the stream ends.
+func (a *Agent) followOnce(ctx context.Context, r *running, l *link) error {
+	to, ok := a.addressOf(l.name)
+	if !ok {
+		return errors.New("address is not known")
+	}
+	conn, in, greeting, err := a.open(ctx, r, to, l.name, modeTail)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // it is over
+	l.learn(greeting.Vector)
+	a.stability.learn(greeting.Stable)
+	l.up()
+	f := &follower{agent: a, link: l, conn: conn, in: in, queue: newPartQueue(2 * windowBytes), acking: newSignal(), life: a.replica.now()}
+	return f.run(ctx, greeting)
+}
+
+// open opens a replication stream to a member and exchanges greetings.
+func (a *Agent) open(ctx context.Context, r *running, to netip.AddrPort, name string, mode uint64) (net.Conn, *bufio.Reader, welcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	dialCtx, cancelDial := context.WithTimeout(ctx, dialTimeout)
+	defer cancelDial()
+	conn, _, err := r.port.Dial(dialCtx, to, name, ProtocolStore)
+	if err != nil {
+		return nil, nil, welcome{}, fmt.Errorf("dial %s: %w", to, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	in := bufio.NewReaderSize(conn, 64<<10)
+	w, err := greet(conn, in, hello{Mode: mode, Cluster: a.cfg.Cluster, Name: a.cfg.Name, Birth: a.cfg.Birth})
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, nil, welcome{}, err
+	}
+	return conn, in, w, nil
+}
+
+func greet(conn net.Conn, in *bufio.Reader, h hello) (welcome, error) {
+	if err := writeMessage(conn, msgHello, h.encode()); err != nil {
+		return welcome{}, fmt.Errorf("greet: %w", err)
+	}
+	t, body, err := readMessage(in, maxControl)
+	if err != nil {
+		return welcome{}, fmt.Errorf("read greeting: %w", err)
+	}
+	return readWelcome(t, body)
+}
+
+func readWelcome(t messageType, body []byte) (welcome, error) {
+	switch t {
+	case msgWelcome:
+		return decodeWelcome(body)
+	case msgFail:
+		return welcome{}, readFail(body)
+	}
+	return welcome{}, fmt.Errorf("%w: message %d instead of a welcome", errWire, t)
+}
+
+func readFail(body []byte) error {
+	f, err := decodeFail(body)
+	if err != nil {
+		return err
+	}
+	return &failure{f}
+}
+
+// follower is the near end of the stream on which this node tails a peer.
+type follower struct {
+	agent *Agent
+	link  *link
+	conn  net.Conn
+	in    *bufio.Reader
+	queue *partQueue
+	life  int // of the replica
+
+	writing sync.Mutex
+	told    crdt.Vector // what the peer has been told that this node has
+
+	acking signal
+	mu     sync.Mutex
+	parts  uint64 // that are on disk here
+	upTo   int64  // revision of the peer that is on disk here
+}
+
+func (f *follower) run(ctx context.Context, greeting welcome) error {
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, func() {
+		_ = f.conn.Close()
+		f.queue.close()
+	})
+	defer stop()
+	g.Go(func() error { return f.read(ctx) })
+	g.Go(func() error {
+		done, err := f.begin(ctx, greeting)
+		if err != nil {
+			return err
+		}
+		defer done()
+		g.Go(func() error { return f.tell(ctx) })
+		return f.apply(ctx, greeting.Vector, done)
+	})
+	return g.Wait()
+}
+
+// begin says from where on to send. When much is missing, it first waits until
+// no other stream is catching up, so that it all comes once; done is to be
+// called when this one has.
+func (f *follower) begin(ctx context.Context, greeting welcome) (done func(), err error) {
+	a := f.agent
+	done = func() {}
+	if distance(a.cfg.Store.Vector(), greeting.Vector) > bulkChanges {
+		select {
+		case a.bulk <- struct{}{}:
+			done = sync.OnceFunc(func() { <-a.bulk })
+		case <-ctx.Done():
+			return done, ctx.Err()
+		}
+	}
+	if err := f.sendAck(); err != nil {
+		done()
+		return func() {}, err
+	}
+	return done, nil
+}
+
+// distance counts the changes that v includes and have does not.
+func distance(have, v crdt.Vector) uint64 {
+	n := uint64(0)
+	for o, seq := range v {
+		if h := have[o]; seq > h {
+			n += seq - h
+		}
+	}
+	return n
+}
+
+// read takes what the peer sends.
+func (f *follower) read(ctx context.Context) error {
+	for {
+		if err := f.conn.SetReadDeadline(time.Now().Add(streamSilence)); err != nil {
+			return err
+		}
+		t, body, err := readMessage(f.in, maxMessage)
+		if err != nil {
+			return fmt.Errorf("read from %s: %w", f.link.name, err)
+		}
+		f.link.hear()
+		switch t {
+		case msgRecords, msgAnnounce:
+			part, err := decodeRecords(t, body)
+			if err != nil {
+				return err
+			}
+			f.link.pause(true)
+			err = f.queue.put(ctx, part, len(body))
+			f.link.pause(false)
+			if err != nil {
+				return err
+			}
+		case msgBeat:
+			b, err := decodeBeat(body)
+			if err != nil {
+				return err
+			}
+			f.beat(b)
+		case msgFail:
+			return readFail(body)
+		default:
+			return fmt.Errorf("%w: unexpected message %d", errWire, t)
+		}
+	}
+}
+
+// beat takes in what a beat says.
+func (f *follower) beat(b beat) {
+	f.agent.stability.learn(b.Stable)
+	f.link.learn(b.Whole)
+	f.link.mu.Lock()
+	defer f.link.mu.Unlock()
+	if b.Digest != "" {
+		f.link.digest, f.link.digestOf = b.Digest, b.Whole
+	}
+	if b.Probe != 0 {
+		now := f.agent.cfg.Now().UnixNano()
+		if rtt := time.Duration(now - b.Probe); rtt >= 0 && rtt < streamSilence {
+			f.link.roundTrip = rtt
+			f.link.offset = time.Duration(b.Now - b.Probe - int64(rtt)/2)
+		}
+	}
+}
+
+// apply applies what has arrived, all of it at once, and acknowledges.
+func (f *follower) apply(ctx context.Context, goal crdt.Vector, done func()) error {
+	a := f.agent
+	for {
+		parts, err := f.queue.take(ctx, applyBytes)
+		if err != nil {
+			return err
+		}
+		batch := batch{}
+		for _, p := range parts {
+			if len(p.Large) > 0 {
+				if err := f.fetch(ctx, p, &batch); err != nil {
+					return err
+				}
+			}
+			batch.add(p)
+		}
+		err = a.replica.apply(ctx, f.life, a.cfg.Store, batch.records, batch.upTo)
+		a.claims.release(batch.claimed)
+		if err != nil {
+			return &ownFailure{fmt.Errorf("apply changes from %s: %w", f.link.name, err)}
+		}
+		f.link.learn(batch.upTo)
+		f.mu.Lock()
+		f.parts += batch.parts
+		f.upTo = max(f.upTo, batch.revision)
+		f.mu.Unlock()
+		f.acking.fire()
+		a.advanced.fire()
+		if goal != nil && a.cfg.Store.Vector().Includes(goal) {
+			goal = nil
+			done()
+		}
+	}
+}
+
+// batch is what is applied at once.
+type batch struct {
+	records  []*crdt.Record
+	upTo     crdt.Vector
+	revision int64
+	parts    uint64
+	claimed  []crdt.Dot
+}
+
+func (b *batch) add(p *records) {
+	b.parts++
+	for _, r := range p.Records {
+		if r != nil {
+			b.records = append(b.records, r)
+		}
+	}
+	if !p.Last {
+		return
+	}
+	if p.Vector != nil {
+		if b.upTo == nil {
+			b.upTo = make(crdt.Vector, len(p.Vector))
+		}
+		b.upTo.Join(p.Vector)
+	}
+	b.revision = max(b.revision, p.Revision)
+}
+
+// tell acknowledges, says what else this node has got, and asks for the time.
+func (f *follower) tell(ctx context.Context) error {
+	advanced, cancel := f.agent.advanced.add()
+	defer cancel()
+	probe := time.NewTicker(probeEvery)
+	defer probe.Stop()
+	if err := f.probe(); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-f.acking:
+		case <-advanced:
+			select { // more is likely to follow at once
+			case <-f.acking:
+			case <-ctx.Done():
+				return nil
+			case <-time.After(haveEvery):
+			}
+		case <-probe.C:
+			if err := f.probe(); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := f.sendAck(); err != nil {
+			return err
+		}
+	}
+}
+
+func (f *follower) probe() error {
+	return f.write(msgProbe, encodeProbe(f.agent.cfg.Now().UnixNano()))
+}
+
+// sendAck tells what is on disk here: the peer's revision, and what changed in
+// the vector since it was last told.
+func (f *follower) sendAck() error {
+	f.mu.Lock()
+	m := ack{Parts: f.parts, Revision: f.upTo}
+	f.mu.Unlock()
+	f.writing.Lock()
+	defer f.writing.Unlock()
+	news := newsFor(f.told, f.agent.cfg.Store.Vector())
+	if f.told == nil {
+		f.told = crdt.Vector{}
+	}
+	f.told.Join(news)
+	m.Vector = news
+	return f.writeLocked(msgAck, m.encode())
+}
+
+func (f *follower) write(t messageType, body []byte) error {
+	f.writing.Lock()
+	defer f.writing.Unlock()
+	return f.writeLocked(t, body)
+}
+
+func (f *follower) writeLocked(t messageType, body []byte) error {
+	return send(f.conn, t, body)
+}
+
+// send writes one message, and fails when the peer does not take it.
+func send(conn net.Conn, t messageType, body []byte) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
+		return err
+	}
+	if err := writeMessage(conn, t, body); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	return nil
+}

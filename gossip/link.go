@@ -1,0 +1,147 @@
+package gossip
+
+import (
+	"sync"
+	"time"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// link is what this node knows of one peer from the streams between them.
+type link struct {
+	name string
+	poke func() // the membership loop should look
+
+	mu sync.Mutex
+
+	// The stream on which this node tails the peer.
+	wanted    bool   // it ought to be there
+	connected bool   // it is
+	broken    bool   // it was, and is not; or the peer refuses connections
+	heard     uint64 // messages of the peer so far
+	waiting   bool   // this node is behind in reading
+	contact   time.Time
+	err       string
+	roundTrip time.Duration
+	offset    time.Duration // the peer's clock minus ours
+
+	// The stream on which the peer tails this node.
+	followers int
+
+	vector   crdt.Vector // what the peer has, as far as known
+	digest   string      // of its content
+	digestOf crdt.Vector // when it had this vector
+
+	// Of the membership loop.
+	seen   uint64        // heard, when it last looked
+	silent time.Duration // how long it has looked at the same
+}
+
+// hear notes a message of the peer.
+func (l *link) hear() {
+	l.mu.Lock()
+	l.heard++
+	l.contact = time.Now()
+	l.mu.Unlock()
+}
+
+// learn notes what the peer has.
+func (l *link) learn(v crdt.Vector) {
+	if len(v) == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.vector == nil {
+		l.vector = make(crdt.Vector, len(v))
+	}
+	l.vector.Join(v)
+}
+
+// knows returns a copy of what the peer is known to have.
+func (l *link) knows() crdt.Vector {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.vector.Clone()
+}
+
+// up notes that the stream to the peer stands.
+func (l *link) up() {
+	l.mu.Lock()
+	changed := !l.connected
+	l.connected, l.broken, l.err = true, false, ""
+	l.heard++
+	l.contact = time.Now()
+	l.mu.Unlock()
+	if changed {
+		l.poke()
+	}
+}
+
+// down notes that the stream ended. Refused by the peer's own words it says
+// nothing about whether the peer lives.
+func (l *link) down(err error, answered bool) {
+	l.mu.Lock()
+	l.connected = false
+	l.broken = !answered
+	if err != nil {
+		l.err = err.Error()
+	}
+	l.mu.Unlock()
+	l.poke()
+}
+
+// count notes that the peer opened or closed streams to tail this node.
+func (l *link) count(delta int) {
+	l.mu.Lock()
+	l.followers += delta
+	l.mu.Unlock()
+}
+
+// streams reports whether there is a stream of either direction.
+func (l *link) streams() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.connected || l.followers > 0
+}
+
+// want says whether the stream ought to be there.
+func (l *link) want(w bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted = w
+	if !w {
+		l.broken, l.err = false, ""
+	}
+}
+
+// pause tells that this node reads no further for now, for reasons of its own.
+func (l *link) pause(p bool) {
+	l.mu.Lock()
+	l.waiting = p
+	l.mu.Unlock()
+}
+
+// look returns what the stream says about the peer, elapsed after the last
+// look. Time counts only while this node runs: one that was paused itself does
+// not blame its peers.
+func (l *link) look(elapsed time.Duration) evidence {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.heard != l.seen || l.waiting {
+		l.seen, l.silent = l.heard, 0
+	} else {
+		l.silent += elapsed
+	}
+	if !l.wanted || l.heard == 0 {
+		return evidence{}
+	}
+	return evidence{known: l.connected || l.broken, broken: l.broken, silent: l.silent}
+}
+
+// evidence is what a replication stream says about the life of a peer.
+type evidence struct {
+	known  bool // there is, or just was, a stream
+	broken bool // it was reset, or the peer cannot be reached
+	silent time.Duration
+}

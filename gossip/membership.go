@@ -1,0 +1,225 @@
+package gossip
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+const (
+	lookEvery     = 100 * time.Millisecond // at the members
+	registerEvery = 500 * time.Millisecond // at most, at the register
+)
+
+// watchMembers keeps the members up to date, and a stream to each that is to be
+// tailed.
+func (a *Agent) watchMembers(ctx context.Context, r *running) error {
+	w := membersLoop{agent: a, run: r, follows: make(map[string]*following), register: map[string]registration{}}
+	a.stale.Store(true)
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		now := time.Now()
+		w.step(ctx, now, min(now.Sub(last), 2*lookEvery))
+		last = now
+		select {
+		case <-ctx.Done():
+			w.wg.Wait()
+			return nil
+		case <-a.look:
+		case <-tick.C:
+		}
+	}
+}
+
+// membersLoop is what the membership loop alone knows.
+type membersLoop struct {
+	agent    *Agent
+	run      *running
+	peers    map[string]peer
+	register map[string]registration
+	read     int64     // the store's revision when the register was read
+	readAt   time.Time // when that was
+	evidence map[string]evidence
+	until    time.Time // when an announced restart is over, the first of them
+	follows  map[string]*following
+	turn     turn
+	wg       sync.WaitGroup
+}
+
+// following is the goroutine that tails one peer.
+type following struct{ cancel context.CancelFunc }
+
+// step looks once.
+func (w *membersLoop) step(ctx context.Context, now time.Time, elapsed time.Duration) {
+	a := w.agent
+	dirty := a.stale.Swap(false)
+	if dirty {
+		w.peers = a.readPeers(w.run.serf)
+	}
+	if w.readRegister(ctx, now) {
+		dirty = true
+	}
+	if w.gather(elapsed) || !w.until.IsZero() && !now.Before(w.until) {
+		dirty = true
+	}
+	if dirty {
+		w.compute(now)
+	}
+	if dirty || w.turn.due(now) {
+		w.follow(ctx, now)
+	}
+}
+
+// readRegister reads the register again when the store has changed, and reports
+// whether the register has.
+func (w *membersLoop) readRegister(ctx context.Context, now time.Time) bool {
+	rev := w.agent.cfg.Store.Revision()
+	if rev == w.read || now.Sub(w.readAt) < registerEvery {
+		return false
+	}
+	register, err := readRegister(ctx, w.agent.cfg.Store)
+	if err != nil && ctx.Err() == nil {
+		w.agent.log.Warn("register of members is not readable", "err", err)
+	}
+	if register == nil {
+		return false
+	}
+	w.read, w.readAt = rev, now
+	if maps.Equal(register, w.register) {
+		return false
+	}
+	w.register = register
+	return true
+}
+
+// gather takes in what the streams say, and reports whether it could change a
+// member's state.
+func (w *membersLoop) gather(elapsed time.Duration) bool {
+	limits := w.agent.limits()
+	w.agent.mu.Lock()
+	links := make([]*link, 0, len(w.agent.links))
+	for _, l := range w.agent.links {
+		links = append(links, l)
+	}
+	w.agent.mu.Unlock()
+	fresh := make(map[string]evidence, len(links))
+	changed := false
+	for _, l := range links {
+		e := l.look(elapsed)
+		old := w.evidence[l.name]
+		if e.known != old.known || e.broken != old.broken ||
+			(e.silent >= limits.suspect) != (old.silent >= limits.suspect) || (e.silent >= limits.dead) != (old.silent >= limits.dead) {
+			changed = true
+		}
+		fresh[l.name] = e
+	}
+	w.evidence = fresh
+	return changed
+}
+
+// limits are the silences that count.
+func (a *Agent) limits() thresholds {
+	return thresholds{suspect: a.cfg.SuspectAfter, dead: 5 * a.cfg.SuspectAfter / 2}
+}
+
+// compute makes the members anew and tells who it may concern.
+func (w *membersLoop) compute(now time.Time) {
+	a := w.agent
+	a.mu.Lock()
+	v := view{now: now, self: a.self(now), peers: w.peers, register: w.register, evidence: w.evidence, before: a.members, limits: a.limits()}
+	members := v.members()
+	changed := !maps.Equal(members, a.members)
+	a.members = members
+	a.liveOrigins = make(map[crdt.Origin]bool, len(members))
+	for _, m := range members {
+		if m.Live() && !m.Self {
+			a.liveOrigins[m.Origin] = true
+		}
+	}
+	a.sparse = len(a.liveOrigins)+1 > a.cfg.Mesh
+	w.until = time.Time{}
+	for _, m := range members {
+		if !m.Until.IsZero() && (w.until.IsZero() || m.Until.Before(w.until)) {
+			w.until = m.Until
+		}
+	}
+	leader, _ := Elect(sorted(members))
+	if leader.Name != a.leader {
+		a.leader, a.since = leader.Name, now
+		a.term++
+		a.log.Info("leader changed", "leader", leader.Name, "term", a.term)
+	}
+	a.mu.Unlock()
+	a.judgePeers(members)
+	if changed {
+		a.changed.fire()
+		a.readers.fire()
+	}
+}
+
+// judgePeers tells the waiting writers which peers are live.
+func (a *Agent) judgePeers(members map[string]Member) {
+	live := make(map[string]bool, len(members))
+	for name, m := range members {
+		live[name] = m.State == StateAlive || m.State == StateRestarting
+	}
+	a.acks.judge(live)
+}
+
+// follow starts and stops the streams to the members that are to be tailed.
+func (w *membersLoop) follow(ctx context.Context, now time.Time) {
+	a := w.agent
+	live := make(map[string]bool, len(w.peers))
+	for name, p := range w.peers {
+		if p.standing == standingAlive || p.standing == standingFailed && w.evidence[name].known && !w.evidence[name].broken {
+			live[name] = true
+		}
+	}
+	want := w.turn.choose(now, a.cfg.Name, live, a.cfg.Mesh, a.cfg.Degree)
+	for name, f := range w.follows {
+		if !want[name] {
+			f.cancel()
+			delete(w.follows, name)
+			a.link(name).want(false)
+		}
+	}
+	for name := range want {
+		if _, ok := w.follows[name]; ok {
+			continue
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		w.follows[name] = &following{cancel: cancel}
+		l := a.link(name)
+		l.want(true)
+		w.wg.Go(func() {
+			defer cancel()
+			a.follow(ctx, w.run, l)
+		})
+	}
+}
+
+// addressOf returns where a member is reached.
+func (a *Agent) addressOf(name string) (netip.AddrPort, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m, ok := a.members[name]
+	return m.Addr, ok && m.Addr.IsValid()
+}
+
+// knownAddress reports whether a member is known to have an address.
+func (a *Agent) knownAddress(addr netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range a.members {
+		if m.Addr.Addr() == addr {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,207 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	seekEvery  = 250 * time.Millisecond
+	seekFirst  = 500 * time.Millisecond // wait after the first failure
+	seekLast   = 5 * time.Second        // and after many
+	seekAtOnce = 4                      // members sought at once
+)
+
+// seeker is what is known of one address where a member may be.
+type seeker struct {
+	name  string // empty for a seed
+	next  time.Time
+	delay time.Duration
+	busy  bool
+}
+
+// rejoin seeks the members that are known and not reached, for ever: that is
+// how a node comes back, and how the two sides of a cut become one again.
+func (a *Agent) rejoin(ctx context.Context, r *running) error {
+	s := seeking{agent: a, run: r, at: make(map[netip.AddrPort]*seeker), done: make(chan netip.AddrPort)}
+	defer s.wg.Wait()
+	stop := context.AfterFunc(ctx, func() {})
+	defer stop()
+	tick := time.NewTicker(seekEvery)
+	defer tick.Stop()
+	for {
+		s.step(ctx, time.Now())
+		if s.first() {
+			a.setReady()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case at := <-s.done:
+			s.busy--
+			if k, ok := s.at[at]; ok {
+				k.busy = false
+			}
+		case at := <-r.gate.clash:
+			if err := a.settleClash(ctx, r, at); err != nil {
+				return err
+			}
+		}
+		if err := s.refused(); err != nil {
+			return err
+		}
+	}
+}
+
+// seeking is what the rejoin loop alone knows.
+type seeking struct {
+	agent *Agent
+	run   *running
+	at    map[netip.AddrPort]*seeker
+	busy  int
+	begun bool // the first round has been started
+	done  chan netip.AddrPort
+	wg    sync.WaitGroup
+}
+
+// first reports whether every address known at first has been tried.
+func (s *seeking) first() bool {
+	for _, k := range s.at {
+		if k.delay == 0 {
+			return false
+		}
+	}
+	return s.begun
+}
+
+// step starts as many tries as are due and allowed.
+func (s *seeking) step(ctx context.Context, now time.Time) {
+	wanted := s.agent.sought()
+	for at, name := range wanted {
+		k, ok := s.at[at]
+		if !ok {
+			k = &seeker{next: now}
+			s.at[at] = k
+		}
+		k.name = name
+	}
+	due := make([]netip.AddrPort, 0, len(s.at))
+	for at, k := range s.at {
+		if _, ok := wanted[at]; !ok {
+			if !k.busy {
+				delete(s.at, at)
+			}
+			continue
+		}
+		if !k.busy && !now.Before(k.next) {
+			due = append(due, at)
+		}
+	}
+	s.begun = true
+	rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] })
+	for _, at := range due {
+		if s.busy == seekAtOnce {
+			return
+		}
+		s.try(ctx, at, now, len(s.at))
+	}
+}
+
+func (s *seeking) try(ctx context.Context, at netip.AddrPort, now time.Time, known int) {
+	k := s.at[at]
+	k.delay = min(max(2*k.delay, seekFirst), seekLast*time.Duration(1+known/16))
+	k.next = now.Add(k.delay/2 + rand.N(k.delay))
+	k.busy = true
+	s.busy++
+	name := k.name
+	s.wg.Go(func() {
+		if err := s.agent.join(ctx, s.run, at, name); err != nil && ctx.Err() == nil {
+			s.agent.log.Debug("member is not reached", "member", name, "addr", at, "err", err)
+		}
+		select {
+		case s.done <- at:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// refused ends a first join that the cluster turned down.
+func (s *seeking) refused() error {
+	err := s.run.gate.refusal()
+	if err == nil {
+		return nil
+	}
+	if !s.run.joined.Load() {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	s.agent.log.Warn("a member is kept out", "err", err)
+	return nil
+}
+
+// sought returns the addresses to try, with the names of the members there as
+// far as they are known.
+func (a *Agent) sought() map[netip.AddrPort]string {
+	out := make(map[netip.AddrPort]string)
+	for _, at := range a.cfg.Seeds() {
+		out[netip.AddrPortFrom(at.Addr().Unmap(), at.Port())] = ""
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range a.members {
+		if m.State == StateDead && m.Addr.IsValid() || m.State == StateRestarting {
+			out[m.Addr] = m.Name
+		}
+	}
+	for _, m := range a.members {
+		if m.State == StateAlive || m.State == StateSuspect {
+			delete(out, m.Addr)
+		}
+	}
+	delete(out, a.advertise())
+	return out
+}
+
+// join tries to become one cluster with the member at an address.
+func (a *Agent) join(ctx context.Context, r *running, at netip.AddrPort, name string) error {
+	// Cheaper than to let serf find out, which tries one address at a time.
+	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c, proved, err := r.port.Dial(dialCtx, at, name, ProtocolGossip)
+	if err != nil {
+		return err
+	}
+	_ = c.Close()
+	if proved == a.cfg.Name {
+		return errors.New("the address is this node's own, or another's with its name")
+	}
+	if _, err := r.serf.Join([]string{proved + "/" + at.String()}, true); err != nil {
+		return err
+	}
+	r.joined.Store(true)
+	return nil
+}
+
+// settleClash finds out whether another daemon with this node's name lives at
+// an address. The older of the two stays.
+func (a *Agent) settleClash(ctx context.Context, r *running, at netip.AddrPort) error {
+	conn, _, w, err := a.open(ctx, r, at, a.cfg.Name, modeAsk)
+	if err != nil {
+		a.log.Debug("nobody else has this node's name", "addr", at, "err", err)
+		return nil
+	}
+	_ = conn.Close()
+	switch {
+	case w.Birth == a.cfg.Birth && w.Origin == a.cfg.Store.Origin():
+		return nil // it is this node, by another address
+	case w.Birth > a.cfg.Birth:
+		a.log.Warn("a younger member has this node's name and is to give way", "addr", at)
+		return nil
+	}
+	return fmt.Errorf("%w: an older member at %s is named %q", ErrRefused, at, a.cfg.Name)
+}

@@ -1,0 +1,220 @@
+package gossip
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Bounds of the port.
+const (
+	handshakeTime      = 5 * time.Second
+	handshakesEach     = 16 // under way at once from one address
+	handshakesStranger = 64 // under way at once from all addresses that are no member's
+	packetBuffer       = 1 << 20
+)
+
+// sockets is the [Network] of the real world.
+type sockets struct{}
+
+// Open listens on TCP and UDP.
+func (sockets) Open(e Endpoint) (Port, error) {
+	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(e.Bind))
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", e.Bind, err)
+	}
+	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(e.Bind))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", e.Bind, err), tcp.Close())
+	}
+	if err := udp.SetReadBuffer(packetBuffer); err != nil {
+		e.Log.Debug("receive buffer stays small", "err", err)
+	}
+	return &socketPort{
+		Endpoint: e, tcp: tcp, udp: udp, server: serverTLS(e.Identity),
+		handshakes: places[netip.Addr]{each: handshakesEach, strangers: handshakesStranger},
+		refusals:   limitedLog{log: e.Log},
+		conns:      make(map[net.Conn]struct{}),
+	}, nil
+}
+
+// socketPort is one TCP and one UDP socket.
+type socketPort struct {
+	Endpoint
+	tcp        *net.TCPListener
+	udp        *net.UDPConn
+	server     *tls.Config
+	handshakes places[netip.Addr]
+	refusals   limitedLog
+	strangers  atomic.Uint64
+	busy       atomic.Uint64
+
+	mu     sync.Mutex
+	conns  map[net.Conn]struct{} // open, of both directions
+	closed bool
+}
+
+func (p *socketPort) Serve(handle func(Stream)) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		raw, err := p.tcp.AcceptTCP()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			// Out of descriptors, or the like: it passes, or the daemon is
+			// beyond help anyway.
+			p.refusals.write(slog.LevelError, "accept failed", "err", err)
+			if !p.pause() {
+				return nil
+			}
+			continue
+		}
+		from := raw.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+		release, ok := p.handshakes.take(from, p.Known(from))
+		if !ok {
+			p.busy.Add(1)
+			p.refusals.write(slog.LevelWarn, "connection refused: too many handshakes under way", "from", from)
+			_ = raw.Close()
+			continue
+		}
+		wg.Go(func() {
+			defer release()
+			s, err := p.accept(raw)
+			release()
+			if err != nil {
+				p.strangers.Add(1)
+				p.refusals.write(slog.LevelWarn, "connection refused", "from", from, "err", err)
+				_ = raw.Close()
+				return
+			}
+			handle(s)
+		})
+	}
+}
+
+// pause waits a little, and reports false when the port closes meanwhile.
+func (p *socketPort) pause() bool {
+	time.Sleep(50 * time.Millisecond)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.closed
+}
+
+// accept shakes hands.
+func (p *socketPort) accept(raw net.Conn) (Stream, error) {
+	conn, err := p.track(raw)
+	if err != nil {
+		return Stream{}, err
+	}
+	c := tls.Server(conn, p.server)
+	if err := handshake(context.Background(), c); err != nil {
+		_ = conn.Close()
+		return Stream{}, err
+	}
+	s := Stream{Conn: c, Protocol: c.ConnectionState().NegotiatedProtocol}
+	if s.Protocol != ProtocolJoin {
+		s.Peer = c.ConnectionState().PeerCertificates[0].Subject.CommonName
+	}
+	return s, nil
+}
+
+func handshake(ctx context.Context, c *tls.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	if err := c.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("shake hands: %w", err)
+	}
+	return nil
+}
+
+func (p *socketPort) Dial(ctx context.Context, to netip.AddrPort, name, protocol string) (net.Conn, string, error) {
+	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	if from := p.Bind.Addr(); !from.IsUnspecified() && from.IsLoopback() == to.Addr().IsLoopback() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
+	raw, err := d.DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return nil, "", err
+	}
+	conn, err := p.track(raw)
+	if err != nil {
+		return nil, "", err
+	}
+	cfg, err := clientTLS(p.Identity, name, protocol)
+	if err != nil {
+		return nil, "", errors.Join(err, conn.Close())
+	}
+	c := tls.Client(conn, cfg)
+	if err := handshake(ctx, c); err != nil {
+		_ = conn.Close()
+		return nil, "", err
+	}
+	return c, c.ConnectionState().PeerCertificates[0].Subject.CommonName, nil
+}
+
+func (p *socketPort) ReadPacket(b []byte) (int, netip.AddrPort, error) {
+	n, from, err := p.udp.ReadFromUDPAddrPort(b)
+	return n, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), err
+}
+
+func (p *socketPort) WritePacket(b []byte, to netip.AddrPort) error {
+	_, err := p.udp.WriteToUDPAddrPort(b, to)
+	return err
+}
+
+func (p *socketPort) Refused() RefuseCounts {
+	return RefuseCounts{Strangers: p.strangers.Load(), Busy: p.busy.Load()}
+}
+
+// Close closes the sockets and all connections.
+func (p *socketPort) Close() error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	p.closed = true
+	conns := make([]net.Conn, 0, len(p.conns))
+	for c := range p.conns {
+		conns = append(conns, c)
+	}
+	p.mu.Unlock()
+	err := errors.Join(p.tcp.Close(), p.udp.Close())
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	return err
+}
+
+// track remembers an open connection, so that Close can close it.
+func (p *socketPort) track(c net.Conn) (net.Conn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, errors.Join(net.ErrClosed, c.Close())
+	}
+	t := &trackedConn{Conn: c, port: p}
+	p.conns[t] = struct{}{}
+	return t, nil
+}
+
+type trackedConn struct {
+	net.Conn
+	port *socketPort
+}
+
+func (c *trackedConn) Close() error {
+	c.port.mu.Lock()
+	delete(c.port.conns, c)
+	c.port.mu.Unlock()
+	return c.Conn.Close()
+}

@@ -1,0 +1,402 @@
+package gossip
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// A message on a replication stream is its length, a type and a body. The
+// follower opens with a hello, the server answers with a welcome or a fail;
+// then the server sends records, beats and answers, the follower
+// acknowledgements and questions.
+type messageType byte
+
+const (
+	msgHello    messageType = iota + 1 // follower: who I am
+	msgWelcome                         // server: who I am and what I have
+	msgFail                            // server: why not; the last message
+	msgRecords                         // server: changes in its order
+	msgAnnounce                        // server: changes in its order, the large ones without their values
+	msgPull                            // follower: send the announced values I name
+	msgBeat                            // server: I am alive; answers a probe
+	msgAck                             // follower: what is on disk here
+	msgProbe                           // follower: what time is it
+)
+
+// Bounds of a message.
+const (
+	wireVersion = 1
+	maxMessage  = 96 << 20 // a record of the largest size fits
+	maxText     = 4 << 10
+	maxRecords  = 1 << 16 // in one message
+)
+
+// errWire: the peer sent what is no message of ours.
+var errWire = errors.New("malformed replication message")
+
+// writeMessage writes one message.
+func writeMessage(w io.Writer, t messageType, body []byte) error {
+	head := [5]byte{4: byte(t)}
+	binary.BigEndian.PutUint32(head[:4], uint32(len(body)))
+	if _, err := w.Write(head[:]); err != nil {
+		return err
+	}
+	_, err := w.Write(body)
+	return err
+}
+
+// readMessage reads one message of at most limit bytes. The memory it takes
+// grows with what has arrived, not with what was promised.
+func readMessage(r *bufio.Reader, limit int) (messageType, []byte, error) {
+	var head [5]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := int(binary.BigEndian.Uint32(head[:4]))
+	if n > limit {
+		return 0, nil, fmt.Errorf("%w: %d bytes, at most %d allowed", errWire, n, limit)
+	}
+	body := make([]byte, 0, min(n, 64<<10))
+	for len(body) < n {
+		chunk := min(n-len(body), max(len(body), 64<<10))
+		if cap(body)-len(body) < chunk {
+			grown := make([]byte, len(body), len(body)+chunk)
+			copy(grown, body)
+			body = grown
+		}
+		end := len(body) + chunk
+		if _, err := io.ReadFull(r, body[len(body):end]); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return 0, nil, err
+		}
+		body = body[:end]
+	}
+	return messageType(head[4]), body, nil
+}
+
+// decoder takes values off the front of b. After the first error it returns
+// zeros.
+type decoder struct {
+	b   []byte
+	err error
+}
+
+func (d *decoder) fail(what string) {
+	if d.err == nil {
+		d.err = fmt.Errorf("%w: %s", errWire, what)
+	}
+	d.b = nil
+}
+
+func (d *decoder) uint() uint64 {
+	u, n := binary.Uvarint(d.b)
+	if n <= 0 {
+		d.fail("bad number")
+		return 0
+	}
+	d.b = d.b[n:]
+	return u
+}
+
+func (d *decoder) int() int64 {
+	i, n := binary.Varint(d.b)
+	if n <= 0 {
+		d.fail("bad number")
+		return 0
+	}
+	d.b = d.b[n:]
+	return i
+}
+
+func (d *decoder) bytes(limit int) []byte {
+	n := d.uint()
+	if n > uint64(len(d.b)) || n > uint64(limit) {
+		d.fail("length out of bounds")
+		return nil
+	}
+	v := d.b[:n:n]
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) text() string { return string(d.bytes(maxText)) }
+
+func (d *decoder) vector() crdt.Vector {
+	b := d.bytes(len(d.b))
+	if d.err != nil || len(b) == 0 {
+		return nil
+	}
+	v, err := crdt.DecodeVector(b)
+	if err != nil {
+		d.err = fmt.Errorf("%w: %w", errWire, err)
+		d.b = nil
+	}
+	return v
+}
+
+// end reports the first error. What a newer version appended is left unread.
+func (d *decoder) end() error { return d.err }
+
+func appendBytes(b, v []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(v)))
+	return append(b, v...)
+}
+
+func appendVector(b []byte, v crdt.Vector) []byte {
+	if len(v) == 0 {
+		return binary.AppendUvarint(b, 0)
+	}
+	return appendBytes(b, v.Append(nil))
+}
+
+// What a hello asks for.
+const (
+	modeTail = iota + 1 // what the follower lacks, and on
+	modeAsk             // the welcome, no more
+)
+
+// hello opens a stream.
+type hello struct {
+	Mode    uint64
+	Cluster string
+	Name    string
+	Birth   crdt.Stamp
+}
+
+func (m *hello) encode() []byte {
+	b := binary.AppendUvarint(nil, wireVersion)
+	b = binary.AppendUvarint(b, m.Mode)
+	b = appendBytes(b, []byte(m.Cluster))
+	b = appendBytes(b, []byte(m.Name))
+	return binary.AppendUvarint(b, uint64(m.Birth))
+}
+
+func decodeHello(b []byte) (hello, error) {
+	d := decoder{b: b}
+	if v := d.uint(); v != wireVersion {
+		return hello{}, fmt.Errorf("%w: replication protocol version %d, not %d", errWire, v, wireVersion)
+	}
+	m := hello{Mode: d.uint(), Cluster: d.text(), Name: d.text(), Birth: crdt.Stamp(d.uint())}
+	return m, d.end()
+}
+
+// welcome answers a hello.
+type welcome struct {
+	Name     string
+	Birth    crdt.Stamp
+	Origin   crdt.Origin
+	Revision int64
+	Vector   crdt.Vector
+	Stable   crdt.Vector
+}
+
+func (m *welcome) encode() []byte {
+	b := appendBytes(nil, []byte(m.Name))
+	b = binary.AppendUvarint(b, uint64(m.Birth))
+	b = binary.AppendUvarint(b, uint64(m.Origin))
+	b = binary.AppendVarint(b, m.Revision)
+	b = appendVector(b, m.Vector)
+	return appendVector(b, m.Stable)
+}
+
+func decodeWelcome(b []byte) (welcome, error) {
+	d := decoder{b: b}
+	m := welcome{Name: d.text(), Birth: crdt.Stamp(d.uint()), Origin: crdt.Origin(d.uint()), Revision: d.int(), Vector: d.vector(), Stable: d.vector()}
+	return m, d.end()
+}
+
+// Why a server refuses a stream.
+const (
+	failOther = iota
+	failForgotten
+	failCluster
+	failBusy
+)
+
+// fail is a server's refusal.
+type fail struct {
+	Code uint64
+	Text string
+}
+
+func (m *fail) encode() []byte {
+	return appendBytes(binary.AppendUvarint(nil, m.Code), []byte(m.Text[:min(len(m.Text), maxText)]))
+}
+
+func decodeFail(b []byte) (fail, error) {
+	d := decoder{b: b}
+	m := fail{Code: d.uint(), Text: d.text()}
+	return m, d.end()
+}
+
+// records is part of one frame of the server's tail. The last part carries
+// what the server's vector and revision are after it.
+type records struct {
+	Last     bool
+	Revision int64       // of the server, after these; on the last part
+	Vector   crdt.Vector // what changed in the server's vector, on the last part
+	Records  []*crdt.Record
+	Large    []large // announced instead of sent; in place of nil Records
+}
+
+// large announces a record that is only sent when it is asked for.
+type large struct {
+	Index int // in Records
+	Dot   crdt.Dot
+}
+
+func (m *records) encode() (messageType, []byte) {
+	var flags uint64
+	if m.Last {
+		flags = 1
+	}
+	b := binary.AppendUvarint(nil, flags)
+	b = binary.AppendVarint(b, m.Revision)
+	b = appendVector(b, m.Vector)
+	b = binary.AppendUvarint(b, uint64(len(m.Records)))
+	for _, r := range m.Records {
+		if r == nil {
+			b = binary.AppendUvarint(b, 0)
+			continue
+		}
+		b = appendBytes(b, crdt.AppendRecord(nil, r))
+	}
+	if len(m.Large) == 0 {
+		return msgRecords, b
+	}
+	b = binary.AppendUvarint(b, uint64(len(m.Large)))
+	for _, l := range m.Large {
+		b = binary.AppendUvarint(b, uint64(l.Index))
+		b = binary.AppendUvarint(b, uint64(l.Dot.Origin))
+		b = binary.AppendUvarint(b, l.Dot.Seq)
+	}
+	return msgAnnounce, b
+}
+
+func decodeRecords(t messageType, b []byte) (*records, error) {
+	d := decoder{b: b}
+	m := &records{Last: d.uint()&1 != 0, Revision: d.int(), Vector: d.vector()}
+	n := d.uint()
+	if n > maxRecords || n > uint64(len(d.b)) {
+		d.fail("too many records")
+		return nil, d.err
+	}
+	m.Records = make([]*crdt.Record, n)
+	holes := 0
+	for i := range m.Records {
+		one := d.bytes(maxMessage)
+		if len(one) == 0 {
+			holes++
+			continue
+		}
+		r, err := crdt.DecodeRecord(one)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errWire, err)
+		}
+		m.Records[i] = r
+	}
+	if t == msgAnnounce {
+		k := d.uint()
+		if k > n {
+			d.fail("too many announcements")
+			return nil, d.err
+		}
+		for range k {
+			l := large{Index: int(min(d.uint(), maxRecords)), Dot: crdt.Dot{Origin: crdt.Origin(d.uint()), Seq: d.uint()}}
+			if d.err == nil && (l.Index >= len(m.Records) || m.Records[l.Index] != nil || l.Dot.IsZero()) {
+				d.fail("announcement of no record")
+			}
+			m.Large = append(m.Large, l)
+		}
+	}
+	if d.err == nil && holes != len(m.Large) {
+		d.fail("a record is missing")
+	}
+	return m, d.end()
+}
+
+// beat says that the server lives, answers a probe, and tells what has changed
+// since the last one.
+type beat struct {
+	Probe  int64 // the follower's time in the probe that this answers, 0 for none
+	Now    int64 // the server's time, Unix nanoseconds
+	Stable crdt.Vector
+	Digest string      // of the server's content, when it is Whole
+	Whole  crdt.Vector // the server's vector that Digest belongs to
+}
+
+func (m *beat) encode() []byte {
+	b := binary.AppendVarint(nil, m.Probe)
+	b = binary.AppendVarint(b, m.Now)
+	b = appendVector(b, m.Stable)
+	b = appendBytes(b, []byte(m.Digest))
+	return appendVector(b, m.Whole)
+}
+
+func decodeBeat(b []byte) (beat, error) {
+	d := decoder{b: b}
+	m := beat{Probe: d.int(), Now: d.int(), Stable: d.vector(), Digest: d.text(), Whole: d.vector()}
+	return m, d.end()
+}
+
+// ack says what the follower has on disk: so many parts of this stream,
+// everything up to a revision of the server, and what has changed in its vector
+// since the last one. The first one says where to start.
+type ack struct {
+	Parts    uint64
+	Revision int64
+	Vector   crdt.Vector
+}
+
+func (m *ack) encode() []byte {
+	b := binary.AppendUvarint(nil, m.Parts)
+	return appendVector(binary.AppendVarint(b, m.Revision), m.Vector)
+}
+
+func decodeAck(b []byte) (ack, error) {
+	d := decoder{b: b}
+	m := ack{Parts: d.uint(), Revision: d.int(), Vector: d.vector()}
+	return m, d.end()
+}
+
+// pull asks for announced records of the last message, by index.
+type pull struct{ Want []int }
+
+func (m *pull) encode() []byte {
+	b := binary.AppendUvarint(nil, uint64(len(m.Want)))
+	for _, i := range m.Want {
+		b = binary.AppendUvarint(b, uint64(i))
+	}
+	return b
+}
+
+func decodePull(b []byte) (pull, error) {
+	d := decoder{b: b}
+	n := d.uint()
+	if n > uint64(len(d.b)) {
+		d.fail("too many indices")
+	}
+	var m pull
+	for range n {
+		m.Want = append(m.Want, int(min(d.uint(), maxRecords)))
+		if d.err != nil {
+			break
+		}
+	}
+	return m, d.end()
+}
+
+func encodeProbe(now int64) []byte { return binary.AppendVarint(nil, now) }
+
+func decodeProbe(b []byte) (int64, error) {
+	d := decoder{b: b}
+	now := d.int()
+	return now, d.end()
+}
