@@ -38,6 +38,17 @@ type Config struct {
 	// taken for this node's own.
 	Revision func() int64
 
+	// Cluster tells this cluster from all others, for good, and is the same on
+	// all its nodes. What every API server makes by itself gets its UID from it;
+	// without it, each node makes its own.
+	Cluster string
+
+	// Past returns what is remembered of deleted objects at a key that holds
+	// nothing: bytes that are the same on nodes that know of the same deletes,
+	// and nil when nothing is remembered. An object that is made again gets
+	// another UID by it.
+	Past func(key string) []byte
+
 	// CatchUp, when there is one, blocks until this node has all that another
 	// had at a revision of its own, or until that is not to be expected. Reads
 	// that ask for a state not older than that wait for it, for a few seconds.

@@ -169,7 +169,10 @@ func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, *schemas
 			return s.cfg.Filter(inner(h, c))
 		}
 	}
-	changeStorage(config)
+	changeStorage(config, &identities{
+		cluster: s.cfg.Cluster, past: s.cfg.Past,
+		namespaces: config.KubeAPIs.ControlPlane.VersionedInformers.Core().V1().Namespaces().Lister(),
+	})
 	generic := config.KubeAPIs.ControlPlane.Generic
 	generic.SkipOpenAPIInstallation = true // see schemas
 	useOwnTypes(&config.ApiExtensions.GenericConfig.Config, apiextensions.GetOpenAPIDefinitions)

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
+	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 )
 
@@ -29,10 +30,15 @@ func (s storageOptions) GetRESTOptions(resource schema.GroupResource, example ru
 	return options, nil
 }
 
-// changeStorage changes what the servers of config store and how.
-func changeStorage(config *app.Config) {
-	kinds := &config.ApiExtensions.GenericConfig.Config
-	kinds.RESTOptionsGetter = storageOptions{kinds.RESTOptionsGetter, []func(*generic.RESTOptions){storeKindsAsV1}}
+// changeStorage changes what the servers of config store and how. Custom
+// resources are stored as upstream does.
+func changeStorage(config *app.Config, n *identities) {
+	change := func(server *genericapiserver.Config, changes ...func(*generic.RESTOptions)) {
+		server.RESTOptionsGetter = storageOptions{server.RESTOptionsGetter, changes}
+	}
+	change(config.KubeAPIs.ControlPlane.Generic, n.decorate)
+	change(&config.ApiExtensions.GenericConfig.Config, storeKindsAsV1)
+	change(&config.Aggregator.GenericConfig.Config, n.decorate)
 }
 
 // storeKindsAsV1 stores CustomResourceDefinitions in their present version and

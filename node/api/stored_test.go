@@ -94,3 +94,36 @@ func checkProtobufIsRead(t *testing.T, p *plane) {
 		t.Errorf("changed, it is stored as %q", value)
 	}
 }
+
+// checkSharedUIDs holds all that is stored to the rule of who gets a UID that
+// every node would give.
+func checkSharedUIDs(t *testing.T, p *plane) {
+	t.Helper()
+	const shared, own = '8', '4' // versions of UUIDs
+	for key, value := range p.stored(t, "/registry/") {
+		var object struct {
+			Kind     string
+			Metadata struct{ UID, Name string }
+		}
+		check(t, json.Unmarshal(value, &object))
+		want := byte(own)
+		switch object.Kind {
+		case "RangeAllocation":
+			continue // has none
+		case "Namespace", "ReplicaSet", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "FlowSchema", "PriorityClass",
+			"PriorityLevelConfiguration", "ServiceCIDR", "IPAddress", "Service", "APIService":
+			want = shared
+		case "ConfigMap":
+			if object.Metadata.Name != "old" && !strings.HasPrefix(object.Metadata.Name, "cluster-info") {
+				want = shared
+			}
+		case "ServiceAccount":
+			if object.Metadata.Name == "default" {
+				want = shared
+			}
+		}
+		if len(object.Metadata.UID) != 36 || object.Metadata.UID[14] != want {
+			t.Errorf("%s has the UID %s, want version %c", key, object.Metadata.UID, want)
+		}
+	}
+}

@@ -75,7 +75,7 @@ func startPlane(t *testing.T) *plane {
 	run(t, "etcd API", etcdServer.Run)
 	cfg := api.DefaultConfig()
 	cfg.EtcdSocket, cfg.Port, cfg.PKI, cfg.NodeIP = socket.Socket, p.port, p.keys, netip.MustParseAddr("192.0.2.1")
-	cfg.Revision = db.Revision
+	cfg.Revision, cfg.Cluster = db.Revision, "the test's"
 	cfg.Filter = func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			p.seen.Add(1)
@@ -159,6 +159,7 @@ func TestTerms(t *testing.T) {
 	slices, err := p.client.DiscoveryV1().EndpointSlices("default").List(t.Context(), metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=kubernetes"})
 	check(t, err)
 	checkStoredJSON(t, p)
+	checkSharedUIDs(t, p)
 	if len(slices.Items) != 1 || slices.Items[0].Endpoints[0].Addresses[0] != "192.0.2.1" {
 		t.Errorf("endpoints of default/kubernetes: %+v", slices.Items)
 	}
