@@ -45,6 +45,8 @@ var classTable = []struct {
 	{"/registry/leases/", memory},                  // leader election, apiserver identity
 	{"/registry/events/", event},                   // Events
 	{"/registry/masterleases/", memory},            // apiserver endpoints
+	{"/moot/local/", localDurable},                 // this node's own
+	{leaseKeyPrefix, memory},                       // leases that are kept alive
 }
 
 func classOf(key []byte) class {
@@ -60,6 +62,16 @@ func classOf(key []byte) class {
 	}
 	return durable
 }
+
+// onDisk returns the class as the keys of the log have it: what is on disk is
+// durable, whatever an older version took its class for.
+func (c class) onDisk() class {
+	c.durable = true
+	return c
+}
+
+// counted reports whether keys of the class are part of the digest.
+func (c class) counted() bool { return c.durable && c.replicated }
 
 // touchesVolatile reports whether [key, end) can hold keys that a restart
 // forgets. End is as in [Compare].

@@ -14,11 +14,13 @@ import (
 // request is one write on its way through the committer: a transaction, or
 // something of the store's own.
 type request struct {
-	txn *Txn
-	do  func(*committer, *batch) error
+	txn      *Txn
+	prepared []prepared // for the operations of Then, and of Else after them; may be nil
+	do       func(*committer, *batch) error
 
 	res  TxnResult
 	err  error
+	hold bool          // it changed what peers should have before it is answered
 	done chan struct{} // closed when the outcome is durable and visible
 }
 
@@ -30,6 +32,7 @@ type batch struct {
 	disk    *pebble.Batch // nil while nothing goes to disk
 	logged  bool          // changes go to disk
 	upTo    int64         // the newest of those
+	reset   bool          // the past is gone: watchers end
 	view    *view
 }
 
@@ -73,17 +76,21 @@ type committer struct {
 	store *Store
 	head  head
 
-	rev       crdt.Revision // last issued
-	seq       uint64        // last issued to a durable change
-	memOrigin crdt.Origin   // of the changes kept in memory only, new at every start
-	memSeq    uint64
-	clock     crdt.Clock
-	reserved  ceiling
-	tally     tally
-	now       time.Time // when the present batch began
+	node     crdt.NodeNumber
+	rev      crdt.Revision // last issued
+	seq      uint64        // last issued to a durable change
+	memSeq   uint64        // last issued to a change kept in memory only
+	clock    crdt.Clock
+	reserved ceiling
+	tally    tally
+	now      time.Time                // when the present batch began
+	request  *request                 // being evaluated
+	unsaved  map[crdt.Origin]struct{} // whose claims have grown in the present batch
+	owed     *owed                    // claims that wait for what was wiped
 
 	space   func() error // the disk has room, asked once per batch
 	events  eviction
+	graves  graves
 	garbage []int64 // revisions in the log that nobody needs
 	settled bool    // the history has been trimmed to the floor
 	scratch []byte
@@ -93,6 +100,10 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 	return &committer{
 		store:    s,
 		head:     ld.head,
+		node:     s.cfg.Node,
+		unsaved:  make(map[crdt.Origin]struct{}),
+		owed:     ld.owed,
+		graves:   ld.graves,
 		rev:      crdt.Revision(ld.head.rev),
 		seq:      reserved.seq,
 		clock:    ld.clock,
@@ -106,11 +117,6 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 // begin reserves what the first revision needs and clears up after a
 // compaction that was cut short.
 func (c *committer) begin(garbage []version) error {
-	origin, err := drawOrigin()
-	if err != nil {
-		return err
-	}
-	c.memOrigin = origin
 	now := c.store.cfg.Now()
 	c.reserved = c.reserved.raise(c.rev, c.seq, now, c.store.cfg.RevisionReserve)
 	if err := c.store.db.Set(ceilingKey, encodeCeiling(c.reserved), pebble.Sync); err != nil {
@@ -152,6 +158,7 @@ func (c *committer) run(ctx context.Context, out chan<- *batch) error {
 		changes := len(b.changes)
 		out <- b
 		c.trim(trimBusy + 2*changes)
+		c.bury()
 	}
 }
 
@@ -169,6 +176,10 @@ func (c *committer) next(ctx context.Context, out chan<- *batch) (*request, bool
 			if c.settled {
 				out <- &batch{view: c.head.freeze()} // lets the memory of the old view go
 			}
+			continue
+		}
+		if c.bury() {
+			out <- &batch{view: c.head.freeze()}
 			continue
 		}
 		if err := c.sweep(); err != nil {
@@ -211,11 +222,12 @@ func (c *committer) refuse() {
 
 func (c *committer) evaluate(b *batch, r *request) {
 	b.reqs = append(b.reqs, r)
+	c.request = r
 	if r.do != nil {
 		r.err = r.do(c, b)
 		return
 	}
-	r.res, r.err = c.txn(b, r.txn)
+	r.res, r.err = c.txn(b, r)
 }
 
 // disk returns the part of the batch that goes to disk.
@@ -233,29 +245,74 @@ func (c *committer) must(err error) {
 	}
 }
 
-// append gives a change its place in history and adds it to the batch, the
-// index and, if its class says so, the disk.
-func (c *committer) append(b *batch, r *crdt.Record, cls class, last, replaced *version) {
-	c.rev = c.rev.Next(c.now, c.store.cfg.Node)
-	c.clock, r.Stamp = c.clock.Tick(c.now)
-	r.Mod = c.rev
+// tick returns what names a new local change.
+func (c *committer) tick(cls class) (crdt.Dot, crdt.Stamp) {
+	var stamp crdt.Stamp
+	c.clock, stamp = c.clock.Tick(c.now)
 	if cls.durable {
 		c.seq++
-		r.Dot = crdt.Dot{Origin: c.store.origin, Seq: c.seq}
+		return crdt.Dot{Origin: c.head.claims.own.Origin, Seq: c.seq}, stamp
+	}
+	c.memSeq++
+	return crdt.Dot{Origin: c.head.claims.memory.Origin, Seq: c.memSeq}, stamp
+}
+
+// put appends a local put. Last is the newest version of the key, nil for
+// none, and held the record of it, which only a replicated key needs.
+func (c *committer) put(b *batch, op *Op, last *version, held *crdt.Record, ch crdt.Change) {
+	cls := classOf(op.Key)
+	dot, stamp := c.tick(cls)
+	var r *crdt.Record
+	if cls.replicated {
+		r = crdt.Put(held, op.Key, op.Value, dot, stamp, ch)
 	} else {
-		c.memSeq++
-		r.Dot = crdt.Dot{Origin: c.memOrigin, Seq: c.memSeq}
+		r = &crdt.Record{Key: op.Key, Value: op.Value, Dot: dot, Stamp: stamp}
 	}
-	if last != nil {
-		r.Stamp = max(r.Stamp, last.stamp+1)
+	r.Lease = op.Lease
+	c.write(b, r, cls, last)
+}
+
+// delete appends the delete of a key that exists, last being its newest
+// version and held the record of it, nil when it is yet to be read.
+func (c *committer) delete(b *batch, key []byte, last *version, held *crdt.Record) {
+	cls := classOf(key)
+	dot, stamp := c.tick(cls)
+	r := &crdt.Record{Key: key, Deleted: true, Dot: dot, Stamp: stamp}
+	if cls.replicated {
+		if held == nil {
+			held = c.held(key, last)
+		}
+		r = crdt.Delete(held, key, dot, stamp)
 	}
+	c.write(b, r, cls, last)
+}
+
+// write appends a local change.
+func (c *committer) write(b *batch, r *crdt.Record, cls class, last *version) {
+	c.clock.High = max(c.clock.High, r.Stamp)
+	if last != nil && last.deleted {
+		last = nil
+	}
+	if r.Lease != 0 {
+		c.lease(b, r, cls)
+	}
+	c.append(b, r, cls, last)
+	c.note(r.Dot, cls)
+	if cls.replicated && cls.durable {
+		c.request.hold = true
+	}
+}
+
+// append gives a change its place in history and adds it to the batch, the
+// index and, if its class says so, the disk. Replaced is the version that
+// existed before it, nil for none.
+func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *version) {
+	c.rev = c.rev.Next(c.now, c.node)
+	r.Mod, r.Create, r.Version = c.rev, 0, 0
 	if !r.Deleted {
 		r.Create, r.Version = r.Mod, 1
 		if replaced != nil {
 			r.Create, r.Version = crdt.Revision(replaced.create), replaced.version+1
-		}
-		if r.Lease != 0 {
-			c.lease(b, r, cls)
 		}
 	}
 	if replaced != nil && replaced.lease != 0 && replaced.lease != r.Lease {
@@ -269,19 +326,19 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, last, replaced *
 		c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))
 		c.store.recent.add(r)
 	}
-	b.changes = append(b.changes, &change{rec: r, prev: replaced})
-	b.bytes += len(r.Key) + len(r.Value)
 	v := newVersion(r, cls)
+	v.silent = r.Deleted && replaced == nil
+	if !v.silent {
+		b.changes = append(b.changes, &change{rec: r, prev: replaced})
+	}
+	b.bytes += len(r.Key) + len(r.Value)
 	key := c.head.add(r.Key, v)
+	if r.Deleted && cls.replicated {
+		c.graves.add(grave{rev: v.rev, key: key}, cls)
+	}
 	if cls.evicted {
 		c.events.noteChange(&v, replaced, key)
 	}
-}
-
-// delete appends the delete of a key that exists, last being its newest
-// version.
-func (c *committer) delete(b *batch, key []byte, last *version) {
-	c.append(b, &crdt.Record{Key: key, Deleted: true}, classOf(key), last, last)
 }
 
 // seal starts the batch on its way to disk and fixes the view it makes.
@@ -293,6 +350,7 @@ func (c *committer) seal(b *batch) error {
 		c.reserved = c.reserved.raise(c.rev, c.seq, c.now, cfg.RevisionReserve)
 		c.must(c.disk(b).Set(ceilingKey, encodeCeiling(c.reserved), nil))
 	}
+	c.saveClaims(b)
 	c.bound()
 	b.view = c.head.freeze()
 	if b.disk == nil {
@@ -311,6 +369,7 @@ func (c *committer) seal(b *batch) error {
 // publish waits for each batch to be durable, makes it visible and answers its
 // callers, until batches is closed.
 func (s *Store) publish(batches <-chan *batch) error {
+	defer s.holds.releaseAll()
 	var failed error
 	for b := range batches {
 		if failed == nil && b.disk != nil {
@@ -331,7 +390,10 @@ func (s *Store) publish(batches <-chan *batch) error {
 		}
 		s.recent.shrink(b.view.rev)
 		s.hub.publish(b.changes, b.view.rev)
-		b.answer(nil)
+		if b.reset {
+			s.hub.end(ErrCompacted)
+		}
+		s.settle(b)
 	}
 	return failed
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/mootkube/moot/gossip/crdt"
 )
 
 // History entries trimmed at a time: after each batch of writes, and while
@@ -75,10 +77,25 @@ func (c *committer) trim(limit int) bool {
 	}
 	before := len(c.head.history)
 	to := c.store.pins.trim(floor, force)
-	garbage, done := c.head.trim(to, limit)
+	past := c.head.past.Clone()
+	garbage, done := c.head.trim(to, limit, func(v *version) { c.leavePast(past, v) })
+	c.head.past = past
 	c.collect(garbage)
 	c.settled = done && to == c.head.floor
 	return c.settled || len(c.head.history) < before
+}
+
+// leavePast notes that history tells of v no more.
+func (c *committer) leavePast(past crdt.Vector, v *version) {
+	past.Note(v.dot)
+	if !v.joined {
+		return
+	}
+	if r, err := c.store.record(v); err == nil {
+		past.Join(r.Seen())
+	} else {
+		past.Join(c.head.claims.vector()) // too much is safe
+	}
 }
 
 // collect notes which of the versions are to be removed from disk.
@@ -116,6 +133,8 @@ func (c *committer) sweepSome(revs []int64) (err error) {
 	b := c.store.db.NewBatch()
 	defer func() { err = errors.Join(err, b.Close()) }()
 	c.must(b.Set(floorKey, encodeNumber(c.head.floor), nil))
+	c.must(b.Set(pastKey, lasting(c.head.past).Append(nil), nil))
+	c.must(b.Set(forgotKey, c.head.forgotten.Append(nil), nil))
 	left := c.tally
 	left.records -= int64(len(revs))
 	c.must(b.Set(tallyKey, encodeTally(left), nil))

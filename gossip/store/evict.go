@@ -23,14 +23,20 @@ func (e *eviction) noteChange(v, replaced *version, key []byte) {
 	e.order = append(e.order, entry{rev: v.rev, key: key})
 }
 
-// evict deletes the oldest keys of the event class until the rest fit.
+// evict deletes the oldest keys of the event class until the rest fit. Those
+// of other nodes get some more room, in which their own nodes delete them.
 func (c *committer) evict(b *batch) {
 	e := &c.events
 	for e.bytes > e.limit && len(e.order) > 0 {
 		oldest := e.order[0]
+		alive, last := c.head.get(oldest.key)
+		there := alive != nil && alive.rev == oldest.rev
+		if there && alive.dot.Origin != c.head.claims.memory.Origin && e.bytes <= e.limit+e.limit/8 {
+			break
+		}
 		e.order = e.order[1:]
-		if alive, last := c.head.get(oldest.key); alive != nil && alive.rev == oldest.rev {
-			c.delete(b, oldest.key, last)
+		if there {
+			c.delete(b, oldest.key, last, nil)
 		}
 	}
 	if len(e.order) > 2*e.keys+1000 {

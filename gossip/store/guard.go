@@ -41,10 +41,10 @@ func decodeTally(b []byte) (tally, error) {
 	}, nil
 }
 
-// mark is a small file that says up to which revision the log is known to be
+// endMark is a small file that says up to which revision the log is known to be
 // on disk. It is written after the log and never synced: what it says may be
 // old, but it is never ahead of what was synced.
-type mark struct {
+type endMark struct {
 	file vfs.File
 	buf  [markBytes]byte
 }
@@ -54,7 +54,7 @@ const markBytes = 12 // revision, checksum
 func markPath(cfg Config) string { return cfg.FS.PathJoin(cfg.Dir, "MARK") }
 
 // openMark opens the mark and returns the revision it holds, 0 for none.
-func openMark(cfg Config) (m *mark, rev int64, err error) {
+func openMark(cfg Config) (m *endMark, rev int64, err error) {
 	path := markPath(cfg)
 	_, err = cfg.FS.Stat(path)
 	missing := errors.Is(err, os.ErrNotExist)
@@ -65,7 +65,7 @@ func openMark(cfg Config) (m *mark, rev int64, err error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("open mark: %w", err)
 	}
-	m = &mark{file: f}
+	m = &endMark{file: f}
 	if missing {
 		err := errors.Join(m.write(0), f.Sync(), syncDir(cfg.FS, cfg.Dir))
 		return m, 0, err
@@ -81,7 +81,7 @@ func openMark(cfg Config) (m *mark, rev int64, err error) {
 	return m, int64(binary.BigEndian.Uint64(b[:])), nil
 }
 
-func (m *mark) write(rev int64) error {
+func (m *endMark) write(rev int64) error {
 	b := binary.BigEndian.AppendUint64(m.buf[:0], uint64(rev))
 	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
 	if _, err := m.file.WriteAt(b, 0); err != nil {

@@ -22,10 +22,14 @@ type version struct {
 	version int64
 	lease   int64
 	dot     crdt.Dot
-	stamp   crdt.Stamp
-	size    int32 // bytes of key and value
-	deleted bool
+	born    crdt.Stamp   // when this life of the key began, wherever that was
+	sum     uint64       // its share of the digest
 	rec     *crdt.Record // the change itself, for keys kept in memory only
+	size    int32        // bytes of key, value and state
+	uid     uint32       // hash of the object's UID, which tells lives apart
+	deleted bool
+	joined  bool // the dot does not stand for all that is included
+	silent  bool // a delete of a key that did not exist: no event
 }
 
 func newVersion(r *crdt.Record, c class) version {
@@ -35,9 +39,16 @@ func newVersion(r *crdt.Record, c class) version {
 		version: r.Version,
 		lease:   r.Lease,
 		dot:     r.Dot,
-		stamp:   r.Stamp,
-		size:    int32(len(r.Key) + len(r.Value)),
+		size:    int32(len(r.Key) + len(r.Value) + len(r.Meta)),
+		uid:     hashUID(r.UID),
 		deleted: r.Deleted,
+		joined:  r.Joined(),
+	}
+	if c.replicated {
+		v.born = r.Born()
+	}
+	if c.counted() {
+		v.sum = digestOf(r)
 	}
 	if !c.durable {
 		v.rec = r
@@ -75,6 +86,12 @@ func (it *item) at(rev int64) *version {
 	return &it.versions[i]
 }
 
+// between reports whether version i is no change of anyone's: the delete
+// between two lives, where one change of a peer brought another object.
+func (it *item) between(i int) bool {
+	return it.versions[i].deleted && i+1 < len(it.versions) && it.versions[i+1].dot == it.versions[i].dot
+}
+
 // tree is the index: items by key.
 type tree = btree.BTreeG[*item]
 
@@ -98,6 +115,12 @@ type view struct {
 	rev     int64   // the newest revision
 	floor   int64   // reads before it are refused
 	boot    int64   // keys kept in memory have no past before it
+
+	claims    claims      // the changes included
+	marks     []mark      // how the claims on peers' changes grew along the history
+	past      crdt.Vector // includes the changes that history tells of no more; immutable
+	forgotten crdt.Vector // includes the deletes that are forgotten; immutable
+	digest    Digest
 }
 
 // scan calls fn with each key of the range that exists at rev, in key order,
@@ -151,6 +174,19 @@ func (v *view) since(rev int64) []entry {
 	return v.history[i:]
 }
 
+// find returns the version that an entry of the history is about as an item
+// and a position in it, -1 when it is gone.
+func (v *view) find(e entry) (*item, int) {
+	it, ok := v.items.Get(&item{key: e.key})
+	if !ok {
+		return nil, -1
+	}
+	if i := it.position(e.rev); i >= 0 && it.versions[i].rev == e.rev {
+		return it, i
+	}
+	return nil, -1
+}
+
 // head is the index as the committer works on it: ahead of every view. Only
 // the committer touches it.
 type head struct {
@@ -189,11 +225,13 @@ func (h *head) add(key []byte, v version) []byte {
 	next := &item{key: key}
 	if old, ok := h.items.Get(next); ok {
 		next.key = old.key
+		h.digest = h.digest.without(old.newest())
 		next.versions = append(old.versions, v)
 	} else {
 		next.versions = append(make([]version, 0, 1), v)
 	}
 	h.items.ReplaceOrInsert(next)
+	h.digest = h.digest.with(&v)
 	e := entry{rev: v.rev, size: v.size, memory: v.rec != nil, key: next.key}
 	h.history = append(h.history, e)
 	h.account(e, 1)
@@ -201,37 +239,58 @@ func (h *head) add(key []byte, v version) []byte {
 	return next.key
 }
 
+// remove takes a key out of the index, and out of the digest.
+func (h *head) remove(it *item) {
+	h.items.Delete(it)
+	h.digest = h.digest.without(it.newest())
+}
+
 // freeze returns the present state as a view.
 func (h *head) freeze() *view {
 	v := h.view
 	v.items = h.items.Clone()
 	v.history = slices.Clip(h.history)
+	v.marks = slices.Clip(h.marks)
 	return &v
 }
 
 // trim forgets up to limit history entries before to and returns the versions
-// that no read at or after to needs. It reports whether it is done.
-func (h *head) trim(to int64, limit int) (garbage []version, done bool) {
+// that no read at or after to needs. It reports whether it is done. Each
+// replicated version that history tells of no more goes through note first.
+func (h *head) trim(to int64, limit int, note func(*version)) (garbage []version, done bool) {
 	n := 0
 	for n < len(h.history) && n < limit && h.history[n].rev < to {
 		e := &h.history[n]
 		h.account(*e, -1)
-		garbage = h.trimKey(garbage, e.key, to)
+		garbage = h.trimKey(garbage, e.key, to, note)
 		n++
 	}
 	h.history = h.history[n:]
-	return garbage, len(h.history) == 0 || h.history[0].rev >= to
+	done = len(h.history) == 0 || h.history[0].rev >= to
+	n = 0
+	for n < len(h.marks) && (len(h.history) == 0 || h.marks[n].rev < h.history[0].rev) {
+		n++
+	}
+	h.marks = h.marks[n:]
+	return garbage, done
 }
 
 // trimKey drops the versions of key that no read at or after to needs: those
-// with a successor at or before to, and a delete before to.
-func (h *head) trimKey(garbage []version, key []byte, to int64) []version {
+// with a successor at or before to, and a delete before to. A delete that
+// peers may need stays, as a tombstone.
+func (h *head) trimKey(garbage []version, key []byte, to int64, note func(*version)) []version {
 	it, ok := h.items.Get(&item{key: key})
 	if !ok {
 		return garbage
 	}
+	replicated := classOf(key).replicated
 	drop := it.position(to)
-	if drop >= 0 && it.versions[drop].deleted && it.versions[drop].rev < to {
+	if replicated {
+		for i := 0; i <= drop && it.versions[i].rev < to; i++ {
+			note(&it.versions[i])
+		}
+	}
+	if drop >= 0 && it.versions[drop].deleted && it.versions[drop].rev < to && !replicated {
 		drop++
 	}
 	if drop <= 0 {

@@ -25,6 +25,7 @@ type lease struct {
 	deadline time.Time
 	keys     map[string]struct{}
 	stored   bool // it is on disk, since a durable key needs it
+	adopted  bool // another node granted it
 }
 
 // remaining returns the seconds left, rounded up.
@@ -38,13 +39,21 @@ func (l *lease) remaining(now time.Time) int64 {
 type lessor struct {
 	now  func() time.Time
 	wake chan struct{} // a deadline may have come nearer
+	// late is how much longer this node gives leases that another granted, so
+	// that the one that granted it ends it first, if it lives.
+	late time.Duration
 
 	mu     sync.Mutex
 	leases map[int64]*lease
 }
 
 func newLessor(now func() time.Time) *lessor {
-	return &lessor{now: now, wake: make(chan struct{}, 1), leases: make(map[int64]*lease)}
+	return &lessor{
+		now:    now,
+		wake:   make(chan struct{}, 1),
+		late:   2*time.Second + rand.N(8*time.Second),
+		leases: make(map[int64]*lease),
+	}
 }
 
 // openLeases reads the stored leases and attaches the keys of the index.
@@ -115,17 +124,30 @@ func (s *Store) Revoke(ctx context.Context, id int64) error {
 	return s.submit(ctx, &request{do: func(c *committer, b *batch) error { return c.revoke(b, id) }})
 }
 
-// KeepAlive begins the lease's time anew and returns it in seconds.
+// KeepAlive begins the lease's time anew and returns it in seconds. Peers are
+// told when replicated keys hang on it.
 func (s *Store) KeepAlive(id int64) (int64, error) {
-	ls := s.lessor
+	ttl, shared, err := s.lessor.keepAlive(id)
+	if err == nil && shared && s.hub.tailed() {
+		err = s.tellLease(id, ttl)
+	}
+	return ttl, err
+}
+
+func (ls *lessor) keepAlive(id int64) (ttl int64, shared bool, err error) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	l := ls.leases[id]
 	if l == nil || !l.deadline.After(ls.now()) {
-		return 0, ErrLeaseNotFound
+		return 0, false, ErrLeaseNotFound
 	}
 	l.deadline = ls.now().Add(time.Duration(l.TTL) * time.Second)
-	return l.TTL, nil
+	for k := range l.keys {
+		if classOf([]byte(k)).replicated {
+			return l.TTL, true, nil
+		}
+	}
+	return l.TTL, false, nil
 }
 
 // TimeToLive returns how a lease stands, with its keys in order when asked.
@@ -140,7 +162,9 @@ func (s *Store) TimeToLive(id int64, keys bool) (LeaseStatus, error) {
 	st := LeaseStatus{Lease: l.Lease, Remaining: l.remaining(ls.now())}
 	if keys {
 		for k := range l.keys {
-			st.Keys = append(st.Keys, []byte(k))
+			if !strings.HasPrefix(k, leaseKeyPrefix) {
+				st.Keys = append(st.Keys, []byte(k))
+			}
 		}
 		slices.SortFunc(st.Keys, bytes.Compare)
 	}
@@ -276,7 +300,7 @@ func (c *committer) revoke(b *batch, id int64) error {
 	slices.SortFunc(keys, strings.Compare)
 	for _, k := range keys {
 		if alive, last := c.head.get([]byte(k)); alive != nil && alive.lease == id {
-			c.delete(b, []byte(k), last)
+			c.delete(b, []byte(k), last, nil)
 		}
 	}
 	ls.mu.Lock()

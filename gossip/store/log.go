@@ -17,6 +17,7 @@ import (
 const (
 	logPrefix   = 'l' // revision → record
 	leasePrefix = 'e' // lease → granted seconds
+	claimPrefix = 'v' // origin → sequence up to which its changes are included
 )
 
 var (
@@ -24,6 +25,9 @@ var (
 	ceilingKey = []byte("mceiling") // what is reserved
 	floorKey   = []byte("mfloor")   // revision compacted to
 	tallyKey   = []byte("mtally")   // what the log must hold
+	pastKey    = []byte("mpast")    // vector of what history tells of no more
+	forgotKey  = []byte("mforgot")  // vector of the deletes that are forgotten
+	owedKey    = []byte("mowed")    // what was wiped and must come back
 )
 
 // formatVersion is the layout this code writes.

@@ -2,13 +2,9 @@ package store
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -90,8 +86,8 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 		},
 	}
 	s.pins = pins{held: make(map[int64]int), nudge: s.nudgeCommitter}
-	var err error
-	if s.origin, err = openOrigin(cfg.FS, cfg.Dir); errors.Is(err, syscall.ENOSPC) {
+	origin, err := openOrigin(cfg)
+	if errors.Is(err, syscall.ENOSPC) {
 		return nil, damaged(cfg.Dir, err)
 	} else if err != nil {
 		return nil, err
@@ -112,7 +108,7 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 		s.cache.Unref()
 		return nil, damaged(logDir, err)
 	}
-	if err := s.unlessFailed(s.load); err != nil {
+	if err := s.unlessFailed(func() error { return s.load(origin) }); err != nil {
 		if !s.failed() {
 			s.abandon()
 		}
@@ -159,7 +155,7 @@ func (s *Store) openLog(dir string, opts *pebble.Options) error {
 }
 
 // load reads the log into a fresh committer.
-func (s *Store) load() error {
+func (s *Store) load(origin crdt.Origin) error {
 	now := s.cfg.Now()
 	if err := s.checkFormat(); err != nil {
 		return err
@@ -173,10 +169,19 @@ func (s *Store) load() error {
 		}
 	}
 	ld := &loader{
-		head:   head{view: view{items: newTree()}},
-		origin: s.origin,
-		rev:    reserved.rev,
-		seq:    reserved.seq,
+		head: head{view: view{items: newTree()}},
+		rev:  reserved.rev,
+		seq:  reserved.seq,
+		seen: make(map[int64]crdt.Vector),
+	}
+	ld.head.claims.own.Origin = origin
+	volatile, err := drawOrigin()
+	if err != nil {
+		return err
+	}
+	ld.head.claims.memory.Origin = volatile | volatileOrigin
+	if err := ld.readReplica(s.db); err != nil {
+		return err
 	}
 	if b, err := getBytes(s.db, floorKey); err != nil {
 		return err
@@ -233,10 +238,12 @@ func (s *Store) checkFormat() error {
 // loader rebuilds the index from the log.
 type loader struct {
 	head   head
-	origin crdt.Origin
 	rev    crdt.Revision // highest revision seen
-	seq    uint64        // highest sequence of origin seen
+	seq    uint64        // highest sequence of its own seen
 	clock  crdt.Clock
+	owed   *owed
+	graves graves
+	seen   map[int64]crdt.Vector // revision → what a joined record includes
 
 	records int64 // read from the log
 	tally   tally // what the log says it holds
@@ -275,10 +282,18 @@ func (l *loader) addRecord(iter *pebble.Iterator) error {
 		return fmt.Errorf("record of revision %d is at key %x", rec.Mod, iter.Key())
 	}
 	l.records++
-	l.head.add(bytes.Clone(rec.Key), newVersion(rec, durable))
+	v := newVersion(rec, classOf(rec.Key).onDisk())
+	if v.deleted {
+		alive, _ := l.head.get(rec.Key)
+		v.silent = alive == nil && v.rev > l.head.floor
+	}
+	if v.joined {
+		l.seen[v.rev] = rec.Seen()
+	}
+	l.head.add(bytes.Clone(rec.Key), v)
 	l.rev = max(l.rev, rec.Mod)
-	l.clock.High = max(l.clock.High, rec.Stamp)
-	if rec.Dot.Origin == l.origin {
+	l.clock.High = max(l.clock.High, rec.Latest())
+	if rec.Dot.Origin == l.head.claims.own.Origin {
 		l.seq = max(l.seq, rec.Dot.Seq)
 	}
 	return nil
@@ -287,67 +302,32 @@ func (l *loader) addRecord(iter *pebble.Iterator) error {
 // sweep takes out of the index and the history what a read at or after the
 // floor does not need.
 func (l *loader) sweep() []version {
-	garbage, _ := l.head.trim(l.head.floor, len(l.head.history))
+	past := l.head.past
+	garbage, _ := l.head.trim(l.head.floor, len(l.head.history), func(v *version) {
+		past.Note(v.dot)
+		past.Join(l.seen[v.rev])
+	})
+	l.head.items.Ascend(func(it *item) bool {
+		if v := it.newest(); v.deleted {
+			l.graves.add(grave{rev: v.rev, key: it.key}, classOf(it.key))
+		}
+		return true
+	})
+	l.graves.sort()
 	// The history was longer than what a view keeps; let go of the rest.
 	l.head.history = append([]entry(nil), l.head.history...)
 	return garbage
 }
 
-// openOrigin reads the incarnation of the directory, or draws one at the first
-// start.
-func openOrigin(fs vfs.FS, dir string) (crdt.Origin, error) {
-	path := fs.PathJoin(dir, "ORIGIN")
-	f, err := fs.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return newOriginFile(fs, dir, path)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("open origin: %w", err)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, 64))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return 0, fmt.Errorf("read origin %s: %w", path, err)
-	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 16, 64)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("read origin %s: %w: it holds no origin: restore it from a backup, or remove the file to begin a new incarnation",
-			path, ErrDamaged)
-	}
-	return crdt.Origin(n), nil
-}
-
-func newOriginFile(fs vfs.FS, dir, path string) (crdt.Origin, error) {
-	origin, err := drawOrigin()
-	if err != nil {
-		return 0, err
-	}
-	if err := writeFile(fs, dir, path, origin.String()+"\n"); err != nil {
-		return 0, fmt.Errorf("write origin: %w", err)
-	}
-	return origin, nil
-}
-
-// drawOrigin returns a random origin.
-func drawOrigin() (crdt.Origin, error) {
-	for {
-		var b [8]byte
-		if _, err := rand.Read(b[:]); err != nil {
-			return 0, fmt.Errorf("draw origin: %w", err)
-		}
-		if n := binary.LittleEndian.Uint64(b[:]); n != 0 {
-			return crdt.Origin(n), nil
-		}
-	}
-}
-
-// writeFile writes a small file so that it is either whole or not there.
-func writeFile(fs vfs.FS, dir, path, text string) error {
+// writeFile writes a small file so that it is either whole or not there. Text is
+// asked for once the file exists under the name it gets.
+func writeFile(fs vfs.FS, dir, path string, text func(tmp string) string) error {
 	tmp := path + ".tmp"
 	f, err := fs.Create(tmp, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write([]byte(text))
+	_, err = f.Write([]byte(text(tmp)))
 	if err == nil {
 		err = f.Sync()
 	}

@@ -18,19 +18,20 @@ import (
 // many goroutines. Writes are served while [Store.Run] runs; reads and watches
 // from [Open] to [Store.Close].
 type Store struct {
-	cfg    Config
-	origin crdt.Origin // of the durable changes
-	db     *pebble.DB
-	cache  *pebble.Cache
-	lock   *pebble.Lock
-	space  *space
-	mark   *mark
+	cfg   Config
+	db    *pebble.DB
+	cache *pebble.Cache
+	lock  *pebble.Lock
+	space *space
+	mark  *endMark
 
 	view   atomic.Pointer[view] // what is visible
 	recent *recent
 	pins   pins
 	hub    *hub
 	lessor *lessor
+	holds  holds
+	stable atomic.Pointer[crdt.Vector] // what all members include
 
 	queue     chan *request
 	committer *committer // owned by Run once it runs
@@ -156,9 +157,6 @@ func (s *Store) Revision() int64 { return s.view.Load().rev }
 // CompactRevision returns the revision before which the past is refused.
 func (s *Store) CompactRevision() int64 { return s.view.Load().floor }
 
-// Origin returns the incarnation of the data directory.
-func (s *Store) Origin() crdt.Origin { return s.origin }
-
 // Size returns the bytes the store takes on disk.
 func (s *Store) Size() int64 {
 	s.gate.RLock()
@@ -229,6 +227,13 @@ func (p *pins) release(rev int64) {
 		p.waiting = false
 		p.nudge()
 	}
+}
+
+// past returns the revision before which nothing is held.
+func (p *pins) past() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.trimmed
 }
 
 // trim announces that what only reads before to need is about to go, and

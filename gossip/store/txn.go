@@ -23,7 +23,7 @@ func (s *Store) Txn(ctx context.Context, t Txn) (TxnResult, error) {
 	if t.readOnly() {
 		return s.readTxn(&t)
 	}
-	r := &request{txn: &t}
+	r := &request{txn: &t, prepared: s.prepare(&t)}
 	if err := s.submit(ctx, r); err != nil {
 		return TxnResult{}, err
 	}
@@ -198,8 +198,8 @@ func related(r Relation, order int) bool {
 
 // txn evaluates a transaction at the head. Either all of it is added to the
 // batch or, with an error from the checks, none.
-func (c *committer) txn(b *batch, t *Txn) (TxnResult, error) {
-	s := c.store
+func (c *committer) txn(b *batch, r *request) (TxnResult, error) {
+	s, t := c.store, r.txn
 	ok, err := s.compare(&c.head.view, t.If)
 	if err != nil {
 		return TxnResult{}, err
@@ -212,9 +212,17 @@ func (c *committer) txn(b *batch, t *Txn) (TxnResult, error) {
 	if len(ops) > 0 {
 		res.Results = make([]OpResult, len(ops))
 	}
+	first := 0 // of the branch in what is prepared
+	if !ok {
+		first = len(t.Then)
+	}
 	for i := range ops {
+		var p *prepared
+		if r.prepared != nil {
+			p = &r.prepared[first+i]
+		}
 		// An error past the checks is one of reading: the change stands.
-		err = errors.Join(err, c.apply(b, &ops[i], &res.Results[i]))
+		err = errors.Join(err, c.apply(b, &ops[i], p, &res.Results[i]))
 	}
 	res.Revision = c.head.rev
 	return res, err
@@ -291,7 +299,7 @@ func (c *committer) keepPresent(op *Op) error {
 	return nil
 }
 
-func (c *committer) apply(b *batch, op *Op, res *OpResult) error {
+func (c *committer) apply(b *batch, op *Op, p *prepared, res *OpResult) error {
 	res.Kind = op.Kind
 	switch op.Kind {
 	case OpRange:
@@ -304,15 +312,16 @@ func (c *committer) apply(b *batch, op *Op, res *OpResult) error {
 		if op.PrevKV && alive != nil {
 			res.Prev, err = c.prev(op.Key, alive)
 		}
-		c.append(b, &crdt.Record{Key: op.Key, Value: op.Value, Lease: op.Lease}, classOf(op.Key), last, alive)
+		held, change := c.describe(op, last, p)
+		c.put(b, op, last, held, change)
 		return err
 	case OpDelete:
-		return c.applyDelete(b, op, res)
+		return c.applyDelete(b, op, p, res)
 	}
 	return fmt.Errorf("apply: unknown operation %d", op.Kind)
 }
 
-func (c *committer) applyDelete(b *batch, op *Op, res *OpResult) error {
+func (c *committer) applyDelete(b *batch, op *Op, p *prepared, res *OpResult) error {
 	type found struct {
 		key []byte
 		ver *version
@@ -329,7 +338,11 @@ func (c *committer) applyDelete(b *batch, op *Op, res *OpResult) error {
 			res.Prev = append(res.Prev, prev...)
 			err = errors.Join(err, readErr)
 		}
-		c.delete(b, f.key, f.ver)
+		var held *crdt.Record
+		if p.fits(f.ver) {
+			held = p.held
+		}
+		c.delete(b, f.key, f.ver, held)
 		res.Deleted++
 	}
 	return err

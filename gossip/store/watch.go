@@ -59,10 +59,29 @@ type hub struct {
 	mu       sync.Mutex
 	rev      int64 // everything up to it has been handed out
 	watchers map[*Watcher]struct{}
+	tails    map[*Tail]struct{}
 	closed   bool
 }
 
-func newHub() *hub { return &hub{watchers: make(map[*Watcher]struct{})} }
+func newHub() *hub {
+	return &hub{watchers: make(map[*Watcher]struct{}), tails: make(map[*Tail]struct{})}
+}
+
+// tailed reports whether a peer tails the store.
+func (h *hub) tailed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.tails) > 0
+}
+
+// end ends the watchers there are.
+func (h *hub) end(why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w := range h.watchers {
+		w.finish(why)
+	}
+}
 
 // publish hands out the changes of one batch, in order. It never waits: a
 // watcher whose queue is full is left to read history.
@@ -74,6 +93,9 @@ func (h *hub) publish(changes []*change, rev int64) {
 		if w.live {
 			w.offerLocked(changes)
 		}
+	}
+	for t := range h.tails {
+		t.signal()
 	}
 }
 
@@ -332,7 +354,10 @@ func (s *Store) past(v *view, w *Watcher, from int64) (events []Event, upTo int6
 		if !inRange(e.key, w.key, w.end) {
 			continue
 		}
-		ev, err := s.pastEvent(v, e)
+		ev, ok, err := s.pastEvent(v, e)
+		if err == nil && !ok {
+			continue
+		}
 		if errors.Is(err, errMissing) {
 			return nil, 0, ErrCompacted
 		}
@@ -345,22 +370,23 @@ func (s *Store) past(v *view, w *Watcher, from int64) (events []Event, upTo int6
 	return events, v.rev, nil
 }
 
-func (s *Store) pastEvent(v *view, e entry) (Event, error) {
-	it, ok := v.items.Get(&item{key: e.key})
-	if !ok {
-		return Event{}, errMissing
+// pastEvent returns the event of an entry of the history, false for one that
+// watchers do not see.
+func (s *Store) pastEvent(v *view, e entry) (Event, bool, error) {
+	it, i := v.find(e)
+	if i < 0 {
+		return Event{}, false, errMissing
 	}
-	i := it.position(e.rev)
-	if i < 0 || it.versions[i].rev != e.rev {
-		return Event{}, errMissing
+	if it.versions[i].silent {
+		return Event{}, false, nil
 	}
 	r, err := s.record(&it.versions[i])
 	if err != nil {
-		return Event{}, err
+		return Event{}, false, err
 	}
 	var prev *KeyValue
 	if i > 0 && !it.versions[i-1].deleted {
 		prev = s.prevKV(e.key, &it.versions[i-1])
 	}
-	return newEvent(r, prev), nil
+	return newEvent(r, prev), true, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/mootkube/moot/gossip/crdt"
 )
 
 // TestSlowWatcher: a reader that stalls through a storm costs nothing but
@@ -122,6 +125,8 @@ func TestHistoryBytes(t *testing.T) {
 	if err := s.Compact(t.Context(), s.Revision()); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "log with the deletes", func() bool { return logEntries(t, s) == 4 })
+	s.SetStable(crdt.Vector{s.Origin(): math.MaxUint64})
 	eventually(t, "log without what was deleted", func() bool { return logEntries(t, s) == 1 })
 	if n := s.view.Load().items.Len(); n != 1 {
 		t.Errorf("%d keys in the index, want 1", n)

@@ -1,0 +1,35 @@
+package crdt
+
+// Born returns the stamp of the create with which the visible life of the key
+// began. For a delete it is the stamp of the delete.
+func (r *Record) Born() Stamp {
+	if len(r.Meta) == 0 || r.Deleted {
+		return r.Stamp
+	}
+	s, err := decodeState(r)
+	if err != nil || len(s.lives) == 0 {
+		return r.Stamp
+	}
+	return s.lives[0].birth.stamp
+}
+
+// Seen returns the changes of the key that its state includes.
+func (r *Record) Seen() Vector {
+	s, err := decodeState(r)
+	if err != nil {
+		return Vector{r.Dot.Origin: r.Dot.Seq}
+	}
+	return s.seen
+}
+
+// Latest returns the highest stamp that the state holds.
+func (r *Record) Latest() Stamp {
+	if len(r.Meta) == 0 {
+		return r.Stamp
+	}
+	s, err := decodeState(r)
+	if err != nil {
+		return r.Stamp
+	}
+	return max(r.Stamp, s.high())
+}

@@ -1,0 +1,167 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// Apply takes in changes of a peer, in the order it sent them, as one step that
+// readers see whole. Each that changes something gets the next local revision.
+// upTo is what the replica includes after them, nil to claim nothing yet; see
+// [Frame.Vector]. It returns once the changes are durable and visible.
+//
+// It fails with [ErrRejected] when a record is none that a peer may send, and
+// with [crdt.ErrDrift] when a stamp is further ahead of the local clock than
+// Config.MaxDrift; upTo is not claimed then.
+func (s *Store) Apply(ctx context.Context, records []*crdt.Record, upTo crdt.Vector) error {
+	for _, r := range records {
+		if err := s.checkRecord(r); err != nil {
+			return err
+		}
+	}
+	for o, seq := range upTo {
+		if o == 0 || int64(seq) <= 0 {
+			return fmt.Errorf("apply vector: %w: origin %s has sequence %d", ErrRejected, o, seq)
+		}
+	}
+	return s.submit(ctx, &request{do: func(c *committer, b *batch) error { return c.applyAll(b, records, upTo) }})
+}
+
+// checkRecord refuses what no peer may send.
+func (s *Store) checkRecord(r *crdt.Record) error {
+	if err := r.Valid(); err != nil {
+		return fmt.Errorf("apply: %w: %w", ErrRejected, err)
+	}
+	cls := classOf(r.Key)
+	switch {
+	case string(r.Key) == forgottenKey:
+		return nil
+	case !cls.replicated:
+		return fmt.Errorf("apply key %q: %w: keys of its class stay where they are", r.Key, ErrRejected)
+	case cls.durable == isVolatile(r.Dot.Origin):
+		return fmt.Errorf("apply key %q: %w: origin %s is not of its class", r.Key, ErrRejected, r.Dot.Origin)
+	case len(r.Key) > crdt.MaxKeyBytes || len(r.Value) > crdt.MaxValueBytes || len(r.Meta) > crdt.MaxMetaBytes:
+		return fmt.Errorf("apply key %q: %w: it is too large", r.Key, ErrRejected)
+	case int64(r.Dot.Seq) <= 0:
+		return fmt.Errorf("apply key %q: %w: sequence %d is out of range", r.Key, ErrRejected, r.Dot.Seq)
+	}
+	if _, err := (crdt.Clock{}).Observe(s.cfg.Now(), r.Latest(), s.cfg.MaxDrift); err != nil {
+		return fmt.Errorf("apply key %q of origin %s: %w", r.Key, r.Dot.Origin, err)
+	}
+	return nil
+}
+
+// applyAll takes in what a peer sent.
+func (c *committer) applyAll(b *batch, records []*crdt.Record, upTo crdt.Vector) error {
+	if err := c.checkApply(records, upTo); err != nil {
+		return err
+	}
+	var lost []crdt.Conflict
+	for _, r := range records {
+		conflicts, err := c.applyOne(b, r)
+		if err != nil {
+			return err
+		}
+		lost = append(lost, conflicts...)
+	}
+	c.keepConflicts(b, lost)
+	c.request.hold = false // peers find the conflicts themselves
+	c.claim(upTo)
+	c.settleOwed(b)
+	return nil
+}
+
+// checkApply makes sure that there is room and that nobody else uses the
+// store's own incarnation.
+func (c *committer) checkApply(records []*crdt.Record, upTo crdt.Vector) error {
+	var durable bool
+	own := c.head.claims.own.Origin
+	ahead := upTo[own]
+	for _, r := range records {
+		if string(r.Key) == forgottenKey {
+			continue
+		}
+		durable = durable || classOf(r.Key).durable
+		if r.Dot.Origin == own {
+			ahead = max(ahead, r.Dot.Seq)
+		}
+	}
+	if ahead > c.seq {
+		// A peer knows more of this incarnation than it does itself.
+		if err := c.renew(); err != nil {
+			return err
+		}
+		c.store.cfg.Log.Error("a peer knows changes of this node's that this node never made: its data was rolled back or copied; it goes on as a new incarnation",
+			"old", own, "known", ahead, "made", c.seq, "new", c.head.claims.own.Origin)
+	}
+	if durable {
+		return c.space()
+	}
+	return nil
+}
+
+// applyOne takes in one change.
+func (c *committer) applyOne(b *batch, came *crdt.Record) ([]crdt.Conflict, error) {
+	if string(came.Key) == forgottenKey {
+		return nil, c.takeNote(b, came)
+	}
+	if c.head.claims.covers(came.Dot) && !came.Joined() {
+		return nil, nil
+	}
+	alive, last := c.head.get(came.Key)
+	var held *crdt.Record
+	var conflicts []crdt.Conflict
+	next := came
+	if last != nil && (last.joined || !came.Covers(last.dot)) {
+		held = c.held(came.Key, last)
+		merged, outcome, lost, err := crdt.Merge(held, came)
+		if err != nil {
+			return nil, fmt.Errorf("apply: %w: %w", ErrRejected, err)
+		}
+		if outcome == crdt.Kept {
+			return nil, nil
+		}
+		next, conflicts = merged, lost
+	}
+	c.take(b, came, next, alive, held)
+	return conflicts, nil
+}
+
+// take appends what a change of a peer made of a key. Alive is the version that
+// exists before, nil for none, and held the record of the newest version if it
+// has been read.
+func (c *committer) take(b *batch, came, next *crdt.Record, alive *version, held *crdt.Record) {
+	cls := classOf(came.Key)
+	r := *next // the caller's records stay as they are
+	if held == nil || next == came {
+		r.Lease, r.Deadline = came.Lease, came.Deadline
+	} else {
+		r.Lease, r.Deadline = leaseOf(held, came)
+	}
+	c.clock.High = max(c.clock.High, r.Latest())
+	if alive != nil && !r.Deleted && alive.uid != hashUID(r.UID) {
+		// Another object has taken the place: watchers see the old one go.
+		if held == nil {
+			held = c.held(came.Key, alive)
+		}
+		c.append(b, crdt.Delete(held, came.Key, r.Dot, r.Stamp), cls, alive)
+		alive = nil
+	}
+	if r.Deleted {
+		r.Lease, r.Deadline = 0, 0
+	} else if r.Lease != 0 {
+		c.adoptLease(b, &r, cls)
+	}
+	c.append(b, &r, cls, alive)
+}
+
+// leaseOf returns the lease of what two changes were joined to: that of the
+// newer one.
+func leaseOf(held, came *crdt.Record) (id, deadline int64) {
+	if came.Deleted || !held.Deleted && held.Stamp > came.Stamp {
+		return held.Lease, held.Deadline
+	}
+	return came.Lease, came.Deadline
+}

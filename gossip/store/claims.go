@@ -1,0 +1,179 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// claims says which changes a replica includes: with origin o at n, all
+// replicated changes of o up to n.
+type claims struct {
+	own    crdt.Dot    // the last of its own on disk
+	memory crdt.Dot    // the last of its own kept in memory
+	others crdt.Vector // of other incarnations; immutable
+}
+
+func (c *claims) covers(d crdt.Dot) bool {
+	switch d.Origin {
+	case c.own.Origin:
+		return d.Seq <= c.own.Seq
+	case c.memory.Origin:
+		return d.Seq <= c.memory.Seq
+	}
+	return c.others.Covers(d)
+}
+
+func (c *claims) vector() crdt.Vector {
+	v := c.others.Clone()
+	if c.own.Seq > 0 {
+		v[c.own.Origin] = c.own.Seq
+	}
+	if c.memory.Seq > 0 {
+		v[c.memory.Origin] = c.memory.Seq
+	}
+	return v
+}
+
+// mark says that the claims grew by news with the change at rev: the history
+// up to it includes the news.
+type mark struct {
+	rev  int64
+	news []crdt.Dot
+}
+
+// volatileOrigin marks an origin whose changes are kept in memory only.
+const volatileOrigin = crdt.Origin(1) << 63
+
+func isVolatile(o crdt.Origin) bool { return o&volatileOrigin != 0 }
+
+// lasting returns the part of v that a disk may remember.
+func lasting(v crdt.Vector) crdt.Vector {
+	kept := make(crdt.Vector, len(v))
+	for o, seq := range v {
+		if !isVolatile(o) {
+			kept[o] = seq
+		}
+	}
+	return kept
+}
+
+// Vector returns what this replica includes: with origin o at n, all replicated
+// changes of o up to n. It is the caller's to keep.
+func (s *Store) Vector() crdt.Vector {
+	v := s.view.Load()
+	return v.claims.vector()
+}
+
+// Origins returns the incarnations this store draws its dots from: of the
+// changes on disk, and of those kept in memory, new at every start.
+func (s *Store) Origins() (durable, memory crdt.Origin) {
+	c := &s.view.Load().claims
+	return c.own.Origin, c.memory.Origin
+}
+
+// Origin returns the incarnation of the data directory.
+func (s *Store) Origin() crdt.Origin { return s.view.Load().claims.own.Origin }
+
+// note claims the change d of the store's own, which is visible with the batch.
+func (c *committer) note(d crdt.Dot, cls class) {
+	if !cls.replicated {
+		return
+	}
+	if cls.durable {
+		c.head.claims.own.Seq = d.Seq
+		c.unsaved[d.Origin] = struct{}{}
+	} else {
+		c.head.claims.memory.Seq = d.Seq
+	}
+}
+
+// claim claims all of v, which the head includes.
+func (c *committer) claim(v crdt.Vector) {
+	cl := &c.head.claims
+	var news []crdt.Dot
+	for o, seq := range v {
+		d := crdt.Dot{Origin: o, Seq: seq}
+		if o == 0 || cl.covers(d) {
+			continue
+		}
+		news = append(news, d)
+		switch o {
+		case cl.own.Origin:
+			cl.own.Seq = seq
+		case cl.memory.Origin:
+			cl.memory.Seq = seq
+		}
+		if !isVolatile(o) {
+			c.unsaved[o] = struct{}{}
+		}
+	}
+	if len(news) == 0 {
+		return
+	}
+	others := cl.others.Clone()
+	for _, d := range news {
+		if d.Origin != cl.own.Origin && d.Origin != cl.memory.Origin {
+			others.Note(d)
+		}
+	}
+	cl.others = others
+	c.head.marks = append(c.head.marks, mark{rev: c.head.rev, news: news})
+}
+
+// saveClaims puts what is claimed anew into the batch with the changes.
+func (c *committer) saveClaims(b *batch) {
+	for o := range c.unsaved {
+		seq := c.head.claims.others[o]
+		if o == c.head.claims.own.Origin {
+			seq = c.head.claims.own.Seq
+		}
+		c.must(c.disk(b).Set(claimKey(o), encodeNumber(int64(seq)), nil))
+	}
+	clear(c.unsaved)
+}
+
+func claimKey(o crdt.Origin) []byte { return numberKey(claimPrefix, int64(o)) }
+
+// readClaims reads the saved claims.
+func (l *loader) readClaims(db *pebble.DB) (err error) {
+	iter, err := db.NewIter(&pebble.IterOptions{
+		LowerBound: []byte{claimPrefix}, UpperBound: []byte{claimPrefix + 1},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := iter.Close(); err == nil {
+			err = e
+		}
+	}()
+	others := crdt.Vector{}
+	for ok := iter.First(); ok; ok = iter.Next() {
+		seq, err := decodeNumber(iter.Value())
+		if err != nil || len(iter.Key()) != 9 {
+			return fmt.Errorf("read claim %x: malformed", iter.Key())
+		}
+		o := crdt.Origin(binary.BigEndian.Uint64(iter.Key()[1:]))
+		if o == l.head.claims.own.Origin {
+			l.head.claims.own.Seq = uint64(seq)
+			l.seq = max(l.seq, uint64(seq))
+		} else {
+			others[o] = uint64(seq)
+		}
+	}
+	l.head.claims.others = others
+	return iter.Error()
+}
+
+// getVector reads a saved vector, empty when there is none.
+func getVector(db *pebble.DB, key []byte) (crdt.Vector, error) {
+	b, err := getBytes(db, key)
+	if err != nil || b == nil {
+		return crdt.Vector{}, err
+	}
+	return crdt.DecodeVector(b)
+}

@@ -1,0 +1,137 @@
+package store
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// eventTombstoneKeep bounds how long deletes of Events are remembered: there
+// are many, and one that is missed runs out on its own.
+const eventTombstoneKeep = 10 * time.Minute
+
+// graves are the tombstones of replicated keys, which stay in the index and
+// the log until all peers have them, or for a bounded time.
+type graves struct {
+	long, short []grave // oldest first; some have been replaced since
+}
+
+type grave struct {
+	rev int64
+	key []byte
+}
+
+func (g *graves) add(it grave, cls class) {
+	if cls.evicted {
+		g.short = append(g.short, it)
+	} else {
+		g.long = append(g.long, it)
+	}
+}
+
+// sort puts the oldest first.
+func (g *graves) sort() {
+	for _, queue := range [][]grave{g.long, g.short} {
+		slices.SortFunc(queue, func(a, b grave) int { return cmp.Compare(a.rev, b.rev) })
+	}
+}
+
+// SetStable says which changes all known members include: their tombstones may
+// go. A node without peers passes a vector that covers all of its own.
+func (s *Store) SetStable(v crdt.Vector) {
+	v = v.Clone()
+	s.stable.Store(&v)
+	s.nudgeCommitter()
+}
+
+// buryBatch is the number of tombstones looked at in one go.
+const buryBatch = 2048
+
+// bury forgets the tombstones that nobody needs, some at a time. It reports
+// whether any went.
+func (c *committer) bury() bool {
+	now := c.store.cfg.Now()
+	n := c.head.items.Len()
+	c.graves.long = c.buryOf(c.graves.long, now.Add(-c.store.cfg.TombstoneKeep))
+	c.graves.short = c.buryOf(c.graves.short, now.Add(-eventTombstoneKeep))
+	return c.head.items.Len() < n
+}
+
+// buryOf forgets tombstones from the front of the queue: those that all peers
+// have, and those from before old. It returns the rest.
+func (c *committer) buryOf(queue []grave, old time.Time) []grave {
+	trimmed := c.store.pins.past()
+	forgotten := c.head.forgotten
+	var garbage []version
+	for range buryBatch {
+		if len(queue) == 0 || queue[0].rev >= trimmed {
+			break
+		}
+		it, ok := c.head.items.Get(&item{key: queue[0].key})
+		if ok && it.newest().rev == queue[0].rev {
+			v := it.newest()
+			seen, free := c.seen(it.key, v)
+			if !free && crdt.Revision(v.rev).Time().After(old) {
+				break
+			}
+			if len(garbage) == 0 {
+				forgotten = forgotten.Clone()
+			}
+			if classOf(it.key).durable {
+				forgotten.Join(seen)
+			}
+			garbage = append(garbage, it.versions...)
+			c.head.remove(it)
+		}
+		queue = queue[1:]
+	}
+	// What is forgotten must be on disk before what said it goes.
+	c.head.forgotten = forgotten
+	c.collect(garbage)
+	return queue
+}
+
+// seen returns the changes that a peer must have to know of a tombstone, and
+// whether all peers have them.
+func (c *committer) seen(key []byte, v *version) (crdt.Vector, bool) {
+	seen := crdt.Vector{v.dot.Origin: v.dot.Seq}
+	if v.joined {
+		seen = c.held(key, v).Seen()
+	}
+	stable := c.store.stable.Load()
+	return seen, stable != nil && stable.Includes(seen)
+}
+
+// forgottenKey names what is no change but a note at the end of a cut: which
+// deletes the sender has forgotten. The replica that takes the cut in knows as
+// little of them, and must refuse the same peers.
+const forgottenKey = "/moot/local/forgotten"
+
+// forgottenNote returns the note of what v has forgotten.
+func forgottenNote(v *view) *crdt.Record {
+	return &crdt.Record{
+		Key:   []byte(forgottenKey),
+		Value: v.forgotten.Append(nil),
+		Dot:   crdt.Dot{Origin: v.claims.own.Origin, Seq: max(v.claims.own.Seq, 1)},
+		Stamp: 1,
+	}
+}
+
+// takeNote takes over what a peer has forgotten.
+func (c *committer) takeNote(b *batch, note *crdt.Record) error {
+	v, err := crdt.DecodeVector(note.Value)
+	if err != nil {
+		return fmt.Errorf("apply note: %w: %w", ErrRejected, err)
+	}
+	if v = lasting(v); c.head.forgotten.Includes(v) {
+		return nil
+	}
+	forgotten := c.head.forgotten.Clone()
+	forgotten.Join(v)
+	c.head.forgotten = forgotten
+	c.must(c.disk(b).Set(forgotKey, forgotten.Append(nil), nil))
+	return nil
+}

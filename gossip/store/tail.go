@@ -1,0 +1,282 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// Bounds of a frame: it ends with the record that reaches one of them.
+const (
+	FrameBytes   = 1 << 20
+	frameRecords = 4096
+)
+
+// Frame is a piece of what a replica holds, on its way to a peer.
+type Frame struct {
+	// Records are to be applied in order.
+	Records []*crdt.Record
+	// Vector is what a replica includes once it has applied the frames up to
+	// this one: upTo of [Store.Apply]. Nil within a cut.
+	Vector crdt.Vector
+	// Revision is the sender's; everything up to it has been sent, but for
+	// what the peer was known to have. Zero within a cut.
+	Revision int64
+	// Cut marks a part of a cut but the last: the records are in no causal
+	// order until the cut is whole.
+	Cut bool
+}
+
+// Tail streams to a peer what it lacks. Its methods but Acked belong to one
+// goroutine.
+type Tail struct {
+	// Delay says how long a change of an origin may wait for the peer to get it
+	// from elsewhere: see [Tail.Acked]. A change without delay takes those
+	// before it along. Nil for none. Set it before Next.
+	Delay func(crdt.Origin) time.Duration
+
+	store   *Store
+	wake    chan struct{}
+	have    crdt.Vector // what the peer includes once it has what Next returned
+	sent    crdt.Vector // the last Frame.Vector
+	next    int64       // the history before it is done with
+	pending time.Time   // since when changes wait for their delay, zero for none
+	cut     *cut
+
+	mu    sync.Mutex
+	acked crdt.Vector // what the peer said that it includes and have does not yet hold
+}
+
+// Tail returns what have lacks: the history in this replica's order if it
+// reaches back far enough, else the newest state of each key as one cut; and
+// then what comes. It fails with [ErrForgotten] when have is not empty and
+// lacks a delete that is no longer remembered.
+func (s *Store) Tail(ctx context.Context, have crdt.Vector) (*Tail, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t := &Tail{store: s, wake: make(chan struct{}, 1), have: have.Clone(), sent: crdt.Vector{}}
+	s.hub.mu.Lock()
+	if s.hub.closed {
+		s.hub.mu.Unlock()
+		return nil, ErrClosed
+	}
+	s.hub.tails[t] = struct{}{}
+	s.hub.mu.Unlock()
+	if err := t.sync(s.view.Load()); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// Close lets go of what the tail holds.
+func (t *Tail) Close() {
+	h := t.store.hub
+	h.mu.Lock()
+	delete(h.tails, t)
+	h.mu.Unlock()
+	if t.cut != nil {
+		t.cut.release()
+		t.cut = nil
+	}
+}
+
+// Acked tells the tail what the peer includes by now, so that it is not sent.
+// A frame from the peer says so as well as its acknowledgement.
+func (t *Tail) Acked(have crdt.Vector) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.acked == nil {
+		t.acked = crdt.Vector{}
+	}
+	t.acked.Join(have)
+	t.signal()
+}
+
+func (t *Tail) signal() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Next returns the next frame, waiting for one. A frame holds at least one
+// record or news of the vector, and its records take about [FrameBytes] at
+// most. It fails with [ErrClosed] when the store closes, with [ErrForgotten]
+// when the peer has become too slow for what is remembered, and as ctx does.
+func (t *Tail) Next(ctx context.Context) (Frame, error) {
+	var missing *view // one that lacked a record it tells of
+	for {
+		t.takeAcked()
+		v := t.store.view.Load()
+		if t.cut == nil {
+			if err := t.sync(v); err != nil {
+				return Frame{}, err
+			}
+		}
+		if t.cut != nil {
+			return t.nextOfCut(ctx)
+		}
+		f, wait, err := t.window(v)
+		if errors.Is(err, errMissing) && v != missing {
+			missing = v
+			continue // compacted meanwhile: a newer view knows
+		}
+		if err != nil {
+			return Frame{}, fmt.Errorf("tail: %w", err)
+		}
+		if f.Vector != nil {
+			return f, nil
+		}
+		if err := t.wait(ctx, wait); err != nil {
+			return Frame{}, err
+		}
+	}
+}
+
+func (t *Tail) takeAcked() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.acked != nil {
+		t.have.Join(t.acked)
+		t.acked = nil
+	}
+}
+
+// wait waits for news, or for as long as changes are delayed.
+func (t *Tail) wait(ctx context.Context, delay time.Duration) error {
+	var after <-chan time.Time
+	if delay > 0 {
+		timer := time.NewTimer(delay)
+		defer timer.Stop()
+		after = timer.C
+	}
+	select {
+	case <-t.wake:
+	case <-after:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.store.failure:
+		return t.store.failErr
+	case <-t.store.stop:
+		return ErrClosed
+	}
+	return nil
+}
+
+// sync makes sure that the peer can go on with the history of v, or begins a
+// cut.
+func (t *Tail) sync(v *view) error {
+	switch {
+	case t.next > 0 && t.next >= v.floor:
+		return nil
+	case t.have.Includes(v.past):
+		t.sent.Join(v.past)
+		t.next = max(t.next, v.floor, 1)
+		return nil
+	}
+	return t.beginCut()
+}
+
+// lacks reports whether the peer may lack what v includes.
+func (t *Tail) lacks(v *version) bool { return v.joined || !t.have.Covers(v.dot) }
+
+// window returns the next piece of history, without a vector when there is
+// none, and how long it is delayed then.
+func (t *Tail) window(v *view) (Frame, time.Duration, error) {
+	p := t.scan(v)
+	if len(p.versions) > 0 && p.delay > 0 {
+		now := t.store.cfg.Now()
+		if t.pending.IsZero() {
+			t.pending = now
+		}
+		if left := p.delay - now.Sub(t.pending); left > 0 {
+			return Frame{}, left, nil
+		}
+	}
+	t.pending = time.Time{}
+	f := Frame{Revision: p.rev}
+	for i := range p.versions {
+		r, err := t.store.record(p.versions[i])
+		if err != nil {
+			return Frame{}, 0, err
+		}
+		f.Records = append(f.Records, r)
+	}
+	if p.rev == v.rev {
+		t.sent = v.claims.vector()
+	} else {
+		t.sent.Join(p.news)
+	}
+	t.next = p.rev + 1
+	if len(f.Records) > 0 || !t.have.Includes(t.sent) {
+		f.Vector = t.sent.Clone()
+		t.have.Join(t.sent)
+	}
+	return f, 0, nil
+}
+
+// piece is what the history has next for a peer.
+type piece struct {
+	versions []*version
+	rev      int64         // the piece reaches to it
+	news     crdt.Vector   // what it adds to the vector, if it does not reach the end
+	delay    time.Duration // how long all of it may wait
+}
+
+// scan finds the changes that a peer lacks, up to the bounds of a frame.
+func (t *Tail) scan(v *view) piece {
+	p := piece{rev: v.rev, news: crdt.Vector{}}
+	size := 0
+	for _, e := range v.since(t.next) {
+		if size >= FrameBytes || len(p.versions) >= frameRecords {
+			break
+		}
+		p.rev = e.rev
+		if !classOf(e.key).replicated {
+			continue
+		}
+		it, i := v.find(e)
+		if i < 0 || it.between(i) {
+			continue // gone, so the peer has it; or nobody's change
+		}
+		ver := &it.versions[i]
+		if ver.dot.Origin == v.claims.own.Origin || ver.dot.Origin == v.claims.memory.Origin {
+			p.news.Note(ver.dot)
+		}
+		if !t.lacks(ver) {
+			continue
+		}
+		delay := time.Duration(0)
+		if t.Delay != nil {
+			delay = t.Delay(ver.dot.Origin)
+		}
+		if len(p.versions) == 0 || delay < p.delay {
+			p.delay = delay
+		}
+		p.versions = append(p.versions, ver)
+		size += int(ver.size)
+	}
+	if n := len(v.history); n > 0 && p.rev >= v.history[n-1].rev {
+		p.rev = v.rev
+	}
+	if p.rev == v.rev {
+		return p // the claims say it all
+	}
+	first := sort.Search(len(v.marks), func(i int) bool { return v.marks[i].rev >= t.next })
+	for _, m := range v.marks[first:] {
+		if m.rev > p.rev {
+			break
+		}
+		for _, d := range m.news {
+			p.news.Note(d)
+		}
+	}
+	return p
+}

@@ -1,0 +1,175 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+// owed is what a replica included before a [Store.Wipe]. It may claim that
+// again once it includes what was taken out: covered.
+type owed struct {
+	covered crdt.Vector
+	claims  crdt.Vector
+}
+
+func (o *owed) encode() []byte {
+	covered := o.covered.Append(nil)
+	b := binary.AppendUvarint(nil, uint64(len(covered)))
+	return lasting(o.claims).Append(append(b, covered...))
+}
+
+func readOwed(db *pebble.DB) (*owed, error) {
+	b, err := getBytes(db, owedKey)
+	if err != nil || b == nil {
+		return nil, err
+	}
+	n, size := binary.Uvarint(b)
+	if size <= 0 || n > uint64(len(b)-size) {
+		return nil, fmt.Errorf("read what is owed: malformed")
+	}
+	b = b[size:]
+	o := &owed{}
+	if o.covered, err = crdt.DecodeVector(b[:n]); err != nil {
+		return nil, fmt.Errorf("read what is owed: %w", err)
+	}
+	if o.claims, err = crdt.DecodeVector(b[n:]); err != nil {
+		return nil, fmt.Errorf("read what is owed: %w", err)
+	}
+	return o, nil
+}
+
+// readReplica reads what the log says about replication.
+func (l *loader) readReplica(db *pebble.DB) error {
+	err := l.readClaims(db)
+	if err != nil {
+		return err
+	}
+	if l.owed, err = readOwed(db); err != nil {
+		return err
+	}
+	if l.head.past, err = getVector(db, pastKey); err != nil {
+		return err
+	}
+	l.head.forgotten, err = getVector(db, forgotKey)
+	return err
+}
+
+// Wipe takes everything replicated that covered includes out of the store, nil
+// for all, so that it can be had anew from a peer whose vector covered is. What
+// the peer does not know stays, and is claimed in the vector again once the
+// replica includes covered. The store goes on as a new incarnation. Watchers
+// end with [ErrCompacted], and the past is compacted.
+func (s *Store) Wipe(ctx context.Context, covered crdt.Vector) error {
+	return s.submit(ctx, &request{do: func(c *committer, b *batch) error { return c.wipe(b, covered) }})
+}
+
+func (c *committer) wipe(b *batch, covered crdt.Vector) error {
+	before := c.head.claims.vector()
+	if err := c.renew(); err != nil {
+		return err
+	}
+	var gone, kept []*item
+	c.head.items.Ascend(func(it *item) bool {
+		if classOf(it.key).replicated && (covered == nil || covered.Includes(c.included(it))) {
+			gone = append(gone, it)
+		} else {
+			kept = append(kept, it)
+		}
+		return true
+	})
+	for _, it := range gone {
+		if v := it.newest(); v.lease != 0 {
+			c.store.lessor.detach(v.lease, it.key)
+		}
+		c.head.remove(it)
+		c.dropVersions(b, it.versions)
+	}
+	c.forgetHistory(b, kept)
+	c.head.past = before
+	c.head.claims.others = crdt.Vector{}
+	clear(c.unsaved)
+	c.must(c.disk(b).DeleteRange([]byte{claimPrefix}, []byte{claimPrefix + 1}, nil))
+	c.owe(b, before, covered)
+	b.logged, b.reset = true, true
+	return nil
+}
+
+// included returns the changes that a replica must include to have the state
+// of a key.
+func (c *committer) included(it *item) crdt.Vector {
+	v := it.newest()
+	if v.joined {
+		return c.held(it.key, v).Seen()
+	}
+	return crdt.Vector{v.dot.Origin: v.dot.Seq}
+}
+
+// dropVersions takes versions off the disk together with the batch.
+func (c *committer) dropVersions(b *batch, versions []version) {
+	for i := range versions {
+		if versions[i].rec == nil {
+			c.must(c.disk(b).Delete(numberKey(logPrefix, versions[i].rev), nil))
+			c.tally.records--
+		}
+	}
+}
+
+// forgetHistory moves the floor to a revision of its own, behind which there is
+// nothing but the newest versions of the kept items.
+func (c *committer) forgetHistory(b *batch, kept []*item) {
+	c.rev = c.rev.Next(c.now, c.node)
+	h := &c.head
+	h.rev, h.floor = int64(c.rev), int64(c.rev)
+	h.history, h.marks, h.historyBytes, h.historyMemory = nil, nil, 0, 0
+	c.settled = true
+	c.events = eviction{limit: c.events.limit}
+	for _, it := range kept {
+		last := len(it.versions) - 1
+		c.dropVersions(b, it.versions[:last])
+		v := it.versions[last]
+		cls := classOf(it.key)
+		if v.deleted && !cls.replicated {
+			c.dropVersions(b, it.versions[last:])
+			h.items.Delete(it)
+			continue
+		}
+		h.items.ReplaceOrInsert(&item{key: it.key, versions: []version{v}})
+		if cls.evicted {
+			c.events.noteChange(&v, nil, it.key)
+		}
+	}
+	c.must(c.disk(b).Set(floorKey, encodeNumber(h.floor), nil))
+}
+
+// owe notes what may be claimed again later.
+func (c *committer) owe(b *batch, before, covered crdt.Vector) {
+	if covered == nil {
+		c.owed = nil
+		c.must(c.disk(b).Delete(owedKey, nil))
+		return
+	}
+	next := &owed{covered: lasting(covered), claims: before}
+	if c.owed != nil {
+		next.covered.Join(c.owed.covered)
+		next.claims.Join(c.owed.claims)
+	}
+	c.owed = next
+	c.must(c.disk(b).Set(owedKey, next.encode(), nil))
+	c.must(c.disk(b).Set(pastKey, lasting(before).Append(nil), nil))
+}
+
+// settleOwed claims again what was claimed before a wipe, once what was taken
+// out is back.
+func (c *committer) settleOwed(b *batch) {
+	if c.owed == nil || !c.head.claims.vector().Includes(c.owed.covered) {
+		return
+	}
+	c.claim(c.owed.claims)
+	c.owed = nil
+	c.must(c.disk(b).Delete(owedKey, nil))
+}
