@@ -23,12 +23,15 @@ LDFLAGS = -s -w -X $(VERSION_PKG).gitVersion=$(KUBE_VERSION)+moot-$(MOOT_VERSION
 # Packages that build without k8s.io/kubernetes: quick to test, fit for -race.
 PURE := ./ebpf/... ./gossip/crdt/... ./gossip/store/... ./gossip/etcd ./gossip/etcd/difftest/... ./node/pki/...
 FUZZTIME ?= 20s
-NODES ?= 1
+NODES ?= 3
 
-.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench conformance vm up down demo
+ACCEPT := $(addprefix accept-,up watch outage cut chaos failover blink offline stranger)
+
+.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench conformance vm up down demo \
+	accept $(ACCEPT) bin/accept
 
 help: ## print this
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
 
 deps: ## install what the host lacks through its package manager, and say so
 	@testbed/host-packages
@@ -65,8 +68,8 @@ unit: shim ## tests that need no cluster
 	$(GO) test -count=1 -timeout 30m $$($(GO) list ./... | grep -v '/moot/testbed')
 	$(GO) test -count=1 -timeout 30m -p 1 $$($(GO) list ./... | grep '/moot/testbed' | grep -v '/testbed/e2e')
 
-e2e: ## one cluster of one node, end to end (root)
-	$(GO) test -count=1 -timeout 40m ./testbed/e2e
+e2e: ## one node, then a cluster of three, end to end (root)
+	$(GO) test -count=1 -timeout 40m -p 1 ./testbed/e2e/...
 
 race: ## the pure packages under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m $(PURE)
@@ -87,6 +90,39 @@ conformance: build ## upstream's conformance suite, unmodified, on one node (roo
 
 vm: build ## boot a stock Debian 12 under software emulation and try a node in it (root, 20 minutes)
 	testbed/vm/boot --install
+
+bin/accept: build
+	@$(GO) build -o $@ ./testbed/accept
+
+accept: $(ACCEPT) ## all accept-… targets, one after the other (root, an hour and a half)
+
+accept-up: up ## what make up gives: 3 nodes, the demo on them, equal digests; and down (root)
+	@$(TESTBED) exec n2 -- kubectl get nodes,pods -o wide && $(TESTBED) exec n3 -- moot status; \
+		held=$$?; $(TESTBED) down && exit $$held
+
+accept-watch: bin/accept ## 5 nodes: a change through n4 is seen by a watch on n1; equal digests (root)
+	bin/accept watch
+
+accept-outage: bin/accept ## crash 4 of 5, the leader first: the last one serves; all come back (root)
+	bin/accept outage
+
+accept-cut: bin/accept ## cut 2|3 for a minute, edit on both sides, heal: merged, losses listed (root)
+	bin/accept cut
+
+accept-chaos: bin/accept ## kills and crashes under write load for MOOT_SOAK, 30m by default (root)
+	bin/accept chaos
+
+accept-failover: bin/accept ## a dead node's pods elsewhere; the next leader's first action (root)
+	bin/accept failover
+
+accept-blink: bin/accept ## a pause of a second and restarts of the daemon move nothing (root)
+	bin/accept blink
+
+accept-offline: bin/accept ## all but one down, that one boots with no network: pods and kubectl (root)
+	bin/accept offline
+
+accept-stranger: bin/accept ## port scan, garbage, replay, no token: nothing leaks or crashes (root)
+	bin/accept stranger
 
 up: deps build ## start a cluster in network namespaces, with a small web app (root)
 	$(TESTBED) up --nodes $(NODES)

@@ -133,7 +133,7 @@ func (b *Bed) eventually(ctx context.Context, what string, try func(context.Cont
 }
 
 func (b *Bed) every(ctx context.Context, interval time.Duration, what string, try func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, b.opts.Patience)
+	ctx, cancel := context.WithTimeoutCause(ctx, b.opts.Patience, fmt.Errorf("not within %s", b.opts.Patience))
 	defer cancel()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -151,7 +151,7 @@ func (b *Bed) every(ctx context.Context, interval time.Duration, what string, tr
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%s: not within %s: %w", what, b.opts.Patience, last)
+			return fmt.Errorf("%s: %w: %w", what, context.Cause(ctx), last)
 		}
 	}
 }
