@@ -150,8 +150,8 @@ func (b *Reader) frame() (kind byte, payload []byte, err error) {
 	if _, err := io.CopyN(&buf, b.in, int64(n)); err != nil {
 		return 0, nil, unreadable(err)
 	}
-	b.hash.Write(binary.AppendUvarint([]byte{kind}, n)) //nolint:errcheck // a hash takes everything
-	b.hash.Write(buf.Bytes())                           //nolint:errcheck // likewise
+	b.hash.Write(binary.AppendUvarint([]byte{kind}, n))
+	b.hash.Write(buf.Bytes())
 	return kind, buf.Bytes(), nil
 }
 

@@ -91,7 +91,7 @@ func (b *Writer) frame(kind byte, payload []byte) {
 	}
 	head := binary.AppendUvarint([]byte{kind}, uint64(len(payload)))
 	for _, part := range [][]byte{head, payload} {
-		b.hash.Write(part) //nolint:errcheck // a hash takes everything
+		b.hash.Write(part)
 		if _, b.err = b.out.Write(part); b.err != nil {
 			return
 		}

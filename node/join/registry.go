@@ -97,7 +97,7 @@ func (r *Registry) Settle(ctx context.Context, self Self, first bool) (Registrat
 		return Registration{}, fmt.Errorf("register %s: %w; remove its data directory and join it again with a token", self.Name, ErrRemoved)
 	}
 	var settled Registration
-	_, err = update(ctx, r.store, membersPrefix+self.Name, func(held []byte) (any, error) {
+	err = update(ctx, r.store, membersPrefix+self.Name, func(held []byte) (any, error) {
 		settled = Registration{Name: self.Name, Number: self.Number, Machine: machine, Joined: r.now().UTC().Truncate(time.Second)}
 		if held != nil {
 			if err := json.Unmarshal(held, &settled); err != nil {
@@ -157,7 +157,7 @@ func (r *Registry) admit(ctx context.Context, req Request, live []Live, by strin
 	}
 	var admitted Registration
 	var refusal *Refusal
-	_, err = update(ctx, r.store, membersPrefix+req.Name, func(held []byte) (any, error) {
+	err = update(ctx, r.store, membersPrefix+req.Name, func(held []byte) (any, error) {
 		admitted, refusal = Registration{Joined: r.now().UTC().Truncate(time.Second), By: by}, nil
 		if held != nil {
 			if err := json.Unmarshal(held, &admitted); err != nil {
@@ -214,7 +214,7 @@ func freeNumber(name string, all []Registration) (crdt.NodeNumber, error) {
 		taken[m.Number] = true
 	}
 	hash := fnv.New32a()
-	hash.Write([]byte(name)) //nolint:errcheck // a hash takes everything
+	hash.Write([]byte(name))
 	start := hash.Sum32() % choices
 	for i := range choices {
 		number := firstNumber + 1 + crdt.NodeNumber((start+i)%choices) //nolint:gosec // below 1<<16

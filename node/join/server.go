@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -66,7 +67,10 @@ type Server struct {
 	slots   chan struct{}
 }
 
-const maxHandshakes = 16 // at once; more are turned away
+const (
+	maxHandshakes = 16          // at once; more are turned away
+	drainWithin   = time.Second // for a machine that is turned away to hear so
+)
 
 // NewServer returns a server that starts nothing.
 func NewServer(cfg Config) (*Server, error) {
@@ -103,12 +107,18 @@ func (s *Server) Serve(conn net.Conn) {
 
 func (s *Server) serve(ctx context.Context, conn net.Conn, source string) error {
 	if !s.limiter.allow(host(source), s.cfg.Now()) {
-		// It is told before it has sent its secret, so that it can wait.
 		refusal := refuse(ReasonBusy, "too many attempts to join from this address; wait a few seconds")
-		return errors.Join(refusal, s.answer(conn, answer{Refusal: refusal}))
+		err := s.answer(conn, answer{Refusal: refusal})
+		// Closing with its request unread could take the answer back.
+		_ = conn.SetReadDeadline(time.Now().Add(drainWithin))
+		_, _ = io.CopyN(io.Discard, conn, maxRequestBytes)
+		return errors.Join(refusal, err)
 	}
 	var req Request
 	if err := readMessage(conn, maxRequestBytes, &req); err != nil {
+		if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" { // as crypto/tls reports the other side's
+			return fmt.Errorf("the machine's token is not this cluster's, or from before its keys were rotated: %w", err)
+		}
 		return err
 	}
 	grant, refusal, err := s.decide(ctx, req)

@@ -86,8 +86,7 @@ func (t *Tokens) Create(ctx context.Context, pin string, ttl time.Duration, desc
 	if ttl > 0 {
 		info.Expires = now.Add(ttl)
 	}
-	_, err = update(ctx, t.store, tokensPrefix+token.ID, func([]byte) (any, error) { return info, nil })
-	if err != nil {
+	if err := update(ctx, t.store, tokensPrefix+token.ID, func([]byte) (any, error) { return info, nil }); err != nil {
 		return Token{}, TokenInfo{}, fmt.Errorf("create token: %w", err)
 	}
 	return token, info, t.sweep(ctx, all, now)
@@ -168,7 +167,7 @@ func (t *Tokens) check(ctx context.Context, credential Secret) (TokenInfo, *Refu
 // used counts a machine that became a member. A token that was revoked
 // meanwhile stays so.
 func (t *Tokens) used(ctx context.Context, id string) error {
-	_, err := update(ctx, t.store, tokensPrefix+id, func(held []byte) (any, error) {
+	err := update(ctx, t.store, tokensPrefix+id, func(held []byte) (any, error) {
 		var info TokenInfo
 		if held == nil {
 			return nil, nil
@@ -194,12 +193,12 @@ func below(prefix string) store.RangeRequest {
 
 // update replaces what key holds by what change makes of it, nil when there is
 // nothing; a nil result changes nothing. It tries again when another write
-// comes between, and returns what the key holds then.
-func update(ctx context.Context, s Store, key string, change func(held []byte) (any, error)) ([]byte, error) {
+// comes between.
+func update(ctx context.Context, s Store, key string, change func(held []byte) (any, error)) error {
 	for range triesOfTxn {
 		result, err := s.Range(ctx, store.RangeRequest{Key: []byte(key)})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		var held []byte
 		var mod int64
@@ -208,25 +207,22 @@ func update(ctx context.Context, s Store, key string, change func(held []byte) (
 		}
 		want, err := change(held)
 		if err != nil || want == nil {
-			return held, err
+			return err
 		}
 		value, err := json.Marshal(want)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if bytes.Equal(value, held) {
-			return held, nil
+			return nil
 		}
 		done, err := s.Txn(ctx, store.Txn{
 			If:   []store.Compare{{Key: []byte(key), Target: store.TargetMod, Relation: store.Equal, Int: mod}},
 			Then: []store.Op{{Kind: store.OpPut, Key: []byte(key), Value: value}},
 		})
-		switch {
-		case err != nil:
-			return nil, err
-		case done.Succeeded:
-			return value, nil
+		if err != nil || done.Succeeded {
+			return err
 		}
 	}
-	return nil, fmt.Errorf("write %s: other writes came between %d times", key, triesOfTxn)
+	return fmt.Errorf("write %s: other writes came between %d times", key, triesOfTxn)
 }
