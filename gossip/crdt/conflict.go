@@ -1,29 +1,250 @@
 package crdt
 
-import "encoding/json"
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"strings"
+)
 
 // Rules by which a conflict was decided, as they stand in [Conflict.Rule].
 const (
-	RuleNewest  = "newest"  // both sides changed the field: the newer write stays
-	RuleWhole   = "whole"   // the object, list or map around the field was replaced or removed on the other side
+	RuleNewest  = "newest"  // both sides changed the place: the newer write stays
+	RuleWhole   = "whole"   // what is around the place was replaced or removed on the other side
 	RuleOldest  = "oldest"  // both sides created the object: the older one stays
 	RuleDeleted = "deleted" // the object was deleted on the other side
 )
+
+// maxLostPlaces bounds how many places below one that was replaced are listed
+// one by one. Beyond, the whole of it is listed once.
+const maxLostPlaces = 16
 
 // Conflict says what one join of concurrent changes did not keep. Its JSON
 // form is the same on every replica that finds it.
 type Conflict struct {
 	Key    string          `json:"key"`
-	UID    string          `json:"uid,omitempty"` // of the object that lost
-	Path   string          `json:"path,omitempty"`
+	UID    string          `json:"uid,omitempty"`  // of the object that lost
+	Path   string          `json:"path,omitempty"` // empty for the whole object
 	Rule   string          `json:"rule"`
 	Lost   json.RawMessage `json:"lost,omitempty"` // absent: a removal lost
-	Kept   json.RawMessage `json:"kept,omitempty"` // absent: a removal was kept
+	Kept   json.RawMessage `json:"kept,omitempty"` // absent: a removal stays
 	LostBy Dot             `json:"lostBy,omitzero"`
 	KeptBy Dot             `json:"keptBy,omitzero"`
 	LostAt Stamp           `json:"lostAt,omitempty"`
 	KeptAt Stamp           `json:"keptAt,omitempty"`
 }
 
+// StatusOnly reports whether what was lost is only what controllers observe and
+// will observe again.
+func (c *Conflict) StatusOnly() bool {
+	return c.Path == ".status" || strings.HasPrefix(c.Path, ".status.") || strings.HasPrefix(c.Path, ".status[")
+}
+
 // MarshalText writes d as origin.seq.
 func (d Dot) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// sorted returns the conflicts in an order of their own.
+func (j *joiner) sorted() []Conflict {
+	slices.SortStableFunc(j.conflicts, func(a, b Conflict) int {
+		if c := strings.Compare(a.UID, b.UID); c != 0 {
+			return c
+		}
+		if c := strings.Compare(a.Path, b.Path); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.Lost), string(b.Lost))
+	})
+	return j.conflicts
+}
+
+// lost notes what of the losing side's news at the place is not kept. seen is
+// what the winner included, so all that is not in it is news.
+func (j *joiner) lost(lc *claims, lv *node, seen Vector, wc *claims, wv *node) {
+	if lv.equal(wv) || j.uninteresting() {
+		return
+	}
+	by := cmp.Or(wc.wrote(), newest(wc, nil))
+	if news := lc.wrote(); !news.isZero() && !seen.Covers(news.dot) {
+		j.note(j.at, RuleNewest, lv, wv, news, by)
+		return
+	}
+	var places []Conflict
+	before := len(j.conflicts)
+	j.lostBelow(lc, lv, seen, wv, by)
+	places = j.conflicts[before:]
+	if len(places) > maxLostPlaces {
+		j.conflicts = j.conflicts[:before]
+		j.note(j.at, RuleWhole, lv, wv, newest(lc, seen), by)
+	}
+}
+
+// newest returns the newest tag in the tree that is not in seen.
+func newest(c *claims, seen Vector) tag {
+	var t tag
+	if c != nil {
+		c.each(func(held *tag) {
+			if held.compare(t) > 0 && (seen == nil || !seen.Covers(held.dot)) {
+				t = *held
+			}
+		})
+	}
+	return t
+}
+
+// lostBelow notes the places below at which the loser has news.
+func (j *joiner) lostBelow(lc *claims, lv *node, seen Vector, wv *node, by tag) {
+	if lc == nil || lv.equal(wv) || j.uninteresting() {
+		return
+	}
+	if !lc.whole.isZero() && !seen.Covers(lc.whole.dot) {
+		j.note(j.at, RuleWhole, lv, wv, lc.whole, by)
+		return
+	}
+	for _, k := range lc.kids {
+		j.at = append(j.at, step{lc.form, k.name})
+		j.lostBelow(k.at, child(lv, lc.form, k.name), seen, child(wv, lc.form, k.name), by)
+		j.at = j.at[:len(j.at)-1]
+	}
+}
+
+// child returns the child of n by name.
+func child(n *node, form, name string) *node {
+	if form == formFields {
+		return n.get(name)
+	}
+	names, ok := itemNames(n, form)
+	if i := slices.Index(names, name); ok && i >= 0 {
+		return n.items[i]
+	}
+	return nil
+}
+
+// uninteresting reports whether the place is bookkeeping: nobody wrote it for
+// its own sake.
+func (j *joiner) uninteresting() bool {
+	return len(j.at) >= 2 && j.at[0].name == "metadata" && j.at[1].name == "managedFields"
+}
+
+func (j *joiner) note(at []step, rule string, lost, kept *node, lostBy, keptBy tag) {
+	c := Conflict{
+		Key: j.key, UID: j.uid, Path: pathString(at), Rule: rule,
+		LostBy: lostBy.dot, KeptBy: keptBy.dot, LostAt: lostBy.stamp, KeptAt: keptBy.stamp,
+	}
+	if lost != nil {
+		c.Lost = lost.append(nil)
+	}
+	if kept != nil {
+		c.Kept = kept.append(nil)
+	}
+	j.conflicts = append(j.conflicts, c)
+}
+
+// opaque notes the loss of a value that is no object.
+func (j *joiner) opaque(lose, win *life) {
+	by, kept := newest(lose.claims, nil), newest(win.claims, nil)
+	j.conflicts = append(j.conflicts, Conflict{
+		Key: j.key, UID: j.uid, Rule: RuleNewest, Lost: rawJSON(lose.value), Kept: rawJSON(win.value),
+		LostBy: by.dot, KeptBy: kept.dot, LostAt: by.stamp, KeptAt: kept.stamp,
+	})
+}
+
+// hidden notes the younger of two objects of one name.
+func (j *joiner) hidden(l, kept *life) {
+	by, older := newest(l.claims, nil), newest(kept.claims, nil)
+	j.conflicts = append(j.conflicts, Conflict{
+		Key: j.key, UID: l.uid, Rule: RuleOldest, Lost: rawJSON(l.value), Kept: rawJSON(kept.value),
+		LostBy: by.dot, KeptBy: older.dot, LostAt: by.stamp, KeptAt: older.stamp,
+	})
+}
+
+// died notes a life that the side that saw seen ended, if it was changed
+// without that side's knowledge.
+func (j *joiner) died(l *life, seen Vector) {
+	by := newest(l.claims, seen)
+	if by.isZero() {
+		return
+	}
+	c := Conflict{Key: j.key, UID: l.uid, Rule: RuleDeleted, Lost: rawJSON(l.value), LostBy: by.dot, LostAt: by.stamp}
+	if l.onlyStatus(seen) {
+		c.Path = ".status"
+		c.Lost = nil
+		if s := parseObject(l.value).get("status"); s != nil {
+			c.Lost = s.append(nil)
+		}
+	}
+	j.conflicts = append(j.conflicts, c)
+}
+
+// onlyStatus reports whether all in the life that is not in seen is status, or
+// bookkeeping.
+func (l *life) onlyStatus(seen Vector) bool {
+	if !seen.Covers(l.claims.whole.dot) || l.claims.form != formFields {
+		return false
+	}
+	for _, k := range l.claims.kids {
+		switch k.name {
+		case "status":
+		case "metadata":
+			for _, m := range k.at.kids {
+				if m.name != "managedFields" && !newest(m.at, seen).isZero() {
+					return false
+				}
+			}
+		default:
+			if !newest(k.at, seen).isZero() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// rawJSON returns a value as it can stand in JSON: itself, or a string.
+func rawJSON(v []byte) json.RawMessage {
+	if n := parse(v); n != nil {
+		return n.append(nil)
+	}
+	return appendString(nil, string(v))
+}
+
+// pathString writes a place as .spec.containers[name="web"].image.
+func pathString(at []step) string {
+	var b strings.Builder
+	for _, s := range at {
+		switch {
+		case s.form == formFields && plainName(s.name):
+			b.WriteString("." + s.name)
+		case s.form == formFields:
+			b.WriteString("[" + string(appendString(nil, s.name)) + "]")
+		case s.form == formSet:
+			b.WriteString("[=" + s.name + "]")
+		default:
+			b.WriteString("[" + itemString(s.form, s.name) + "]")
+		}
+	}
+	return b.String()
+}
+
+func itemString(form, name string) string {
+	values := parse([]byte(name))
+	keys := keyedBy(form)
+	if values == nil || values.kind != list || len(values.items) != len(keys) {
+		return name
+	}
+	parts := make([]string, 0, len(keys))
+	for i, v := range values.items {
+		if v.kind == scalar && string(v.raw) != "null" {
+			parts = append(parts, keys[i]+"="+string(v.raw))
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
+func plainName(s string) bool {
+	for _, r := range s {
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '-' {
+			return false
+		}
+	}
+	return s != ""
+}

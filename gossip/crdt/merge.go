@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 )
@@ -39,6 +40,15 @@ func Merge(held, came *Record) (*Record, Outcome, []Conflict, error) {
 	if held == nil {
 		return came, Replaced, nil, nil
 	}
+	if !bytes.Equal(held.Key, came.Key) {
+		return nil, Kept, nil, fmt.Errorf("merge key %q: %w: the other key is %q", held.Key, ErrMalformed, came.Key)
+	}
+	if out, ok := dominant(held, came); ok {
+		if out == held {
+			return held, Kept, nil, nil
+		}
+		return came, Replaced, nil, nil
+	}
 	a, err := decodeState(held)
 	if err != nil {
 		return nil, Kept, nil, fmt.Errorf("merge key %q: held: %w", held.Key, err)
@@ -54,48 +64,134 @@ func Merge(held, came *Record) (*Record, Outcome, []Conflict, error) {
 		return came, Replaced, nil, nil
 	}
 	s, conflicts := join(held.Key, a, b)
-	r := &Record{Key: held.Key, Dot: came.Dot, Stamp: came.Stamp, Unknown: came.Unknown, Deleted: len(s.lives) == 0}
-	if !r.Deleted {
-		l := s.lives[0]
-		r.Value, r.UID, r.APIVersion = l.value, l.uid, l.apiVersion
-	}
-	r.Meta = s.appendMeta(nil, r, true)
+	r := &Record{Key: held.Key, Dot: came.Dot, Stamp: came.Stamp, Unknown: came.Unknown}
+	s.show(r)
 	return r, Merged, conflicts, nil
 }
 
+// dominant returns the record that includes the other when the dots tell.
+func dominant(held, came *Record) (*Record, bool) {
+	switch {
+	case !came.Joined() && held.Covers(came.Dot):
+		return held, true
+	case !held.Joined() && came.Covers(held.Dot):
+		return came, true
+	}
+	return nil, false
+}
+
+// join is the join of two states, neither of which includes the other.
 func join(key []byte, a, b *state) (*state, []Conflict) {
-	s := &state{seen: a.seen.Clone()}
+	s := &state{seen: a.seen.Clone(), joined: true}
 	s.seen.Join(b.seen)
-	var conflicts []Conflict
+	j := &joiner{key: string(key), a: side{seen: a.seen}, b: side{seen: b.seen}}
 	for _, l := range a.lives {
-		if m := b.life(l.birth.dot); m != nil {
-			if m.root.compare(l.root) > 0 {
-				l = m
-			}
-			s.lives = append(s.lives, l)
-		} else if !b.seen.Covers(l.birth.dot) {
-			s.lives = append(s.lives, l)
+		switch m := b.life(l.birth.dot); {
+		case m != nil:
+			s.lives = append(s.lives, j.lives(l, m))
+		case !b.seen.Covers(l.birth.dot):
+			s.lives = append(s.lives, l.canonical())
+		default:
+			j.died(l, b.seen)
 		}
 	}
 	for _, m := range b.lives {
-		if a.life(m.birth.dot) == nil && !a.seen.Covers(m.birth.dot) {
-			s.lives = append(s.lives, m)
+		switch {
+		case a.life(m.birth.dot) != nil:
+		case !a.seen.Covers(m.birth.dot):
+			s.lives = append(s.lives, m.canonical())
+		default:
+			j.died(m, a.seen)
 		}
 	}
 	slices.SortFunc(s.lives, func(l, m *life) int { return l.birth.compare(m.birth) })
-	for i := 1; i < len(s.lives); i++ {
-		l, kept := s.lives[i], s.lives[0]
-		conflicts = append(conflicts, Conflict{Key: string(key), UID: l.uid, Rule: RuleOldest, Lost: l.value, Kept: kept.value,
-			LostBy: l.birth.dot, KeptBy: kept.birth.dot, LostAt: l.birth.stamp, KeptAt: kept.birth.stamp})
-	}
-	return s, conflicts
-}
-
-func (s *state) life(birth Dot) *life {
-	for _, l := range s.lives {
-		if l.birth.dot == birth {
-			return l
+	s.choose()
+	for i, l := range s.lives {
+		if s.visible >= 0 && i > s.visible && !a.hides(l) && !b.hides(l) {
+			j.hidden(l, s.lives[s.visible])
 		}
 	}
-	return nil
+	return s, j.sorted()
+}
+
+// hides reports whether l is in s and not visible.
+func (s *state) hides(l *life) bool {
+	for i, m := range s.lives {
+		if m.birth == l.birth {
+			return i != s.visible
+		}
+	}
+	return false
+}
+
+// canonical returns l with its value in canonical form.
+func (l *life) canonical() *life {
+	n := parseObject(l.value)
+	if n == nil {
+		return l
+	}
+	out := *l
+	origin := l.birth.dot.Origin
+	out.steps = l.steps.of(origin, n).set(origin, n)
+	settle(n)
+	out.value = n.append(make([]byte, 0, len(l.value)))
+	return &out
+}
+
+// lives joins one life as the two sides hold it.
+func (j *joiner) lives(l, m *life) *life {
+	out := &life{birth: l.birth, uid: l.uid}
+	j.uid = l.uid
+	j.a.value, j.b.value = parseObject(l.value), parseObject(m.value)
+	if j.a.value == nil || j.b.value == nil {
+		// One of them is no object: such a write takes the place of the other.
+		win := l
+		if c := l.claims.whole.compare(m.claims.whole); c < 0 || c == 0 && bytes.Compare(l.value, m.value) < 0 {
+			win = m
+		}
+		if lose := map[bool]*life{true: m, false: l}[win == l]; !bytes.Equal(win.value, lose.value) {
+			j.opaque(lose, win)
+		}
+		out.claims, out.value, out.apiVersion = win.claims, win.value, win.apiVersion
+		return out.canonical()
+	}
+	origin := l.birth.dot.Origin
+	raised := joinSteps(l.steps.of(origin, j.a.value), m.steps.of(origin, j.b.value), j.a.seen, j.b.seen)
+	for _, n := range []*node{j.a.value, j.b.value} {
+		if meta := n.get("metadata"); meta != nil && meta.kind == object {
+			meta.set("generation", nil)
+		}
+	}
+	c, v := j.places(l.claims, j.a.value, m.claims, j.b.value)
+	if v == nil {
+		v = &node{kind: object}
+	}
+	out.steps = raised.set(origin, v)
+	settle(v)
+	out.claims, out.apiVersion = c, v.get("apiVersion").text()
+	out.value = v.append(make([]byte, 0, len(l.value)+len(m.value)/4))
+	return out
+}
+
+// finished reports whether the object is at the end of its deletion: nothing
+// holds it back any more, so that whoever had written this value would have
+// deleted it instead.
+func (l *life) finished() bool {
+	if !bytes.Contains(l.value, []byte(`"deletionTimestamp"`)) {
+		return false
+	}
+	n := parseObject(l.value)
+	meta := n.get("metadata")
+	if meta.get("deletionTimestamp").text() == "" || meta.get("deletionGracePeriodSeconds").integer() > 0 {
+		return false
+	}
+	if f := meta.get("finalizers"); f != nil && len(f.items) > 0 {
+		return false
+	}
+	if n.get("kind").text() == "Namespace" {
+		if f := n.at("spec", "finalizers"); f != nil && len(f.items) > 0 {
+			return false
+		}
+	}
+	return true
 }

@@ -1,30 +1,58 @@
 package crdt
 
 // Put returns the record of a local write of value over held, which is nil
-// when the key was never written. dot must be new; stamp is raised when it is
-// not after all that held includes. A life other than the visible one ends.
+// when the key was never written; ch is what [DescribeChange] found for the
+// two. dot must be new; stamp is raised when it is not after all that held
+// includes. Lives that are not visible end.
 //
 // Revisions, version and lease are the caller's to fill in.
 func Put(held *Record, key, value []byte, dot Dot, stamp Stamp, ch Change) *Record {
 	s, stamp := follow(held, dot, stamp)
-	now := tag{stamp, dot}
-	r := &Record{Key: key, Value: value, Dot: dot, Stamp: stamp, UID: ch.UID, APIVersion: ch.APIVersion}
-	next := &life{birth: now, root: now, uid: ch.UID, apiVersion: ch.APIVersion, value: value}
-	if held != nil && !held.Deleted && held.UID == ch.UID {
-		next.birth = s.lives[0].birth
+	if ch.isZero() {
+		var old []byte
+		if held != nil {
+			old = held.Value
+		}
+		ch = DescribeChange(old, value, nil)
+		ch.Paths = nil
 	}
-	s.lives = []*life{next}
-	r.Meta = s.appendMeta(nil, r, false)
+	now := tag{stamp, dot}
+	next := born(now, ch.UID, ch.APIVersion, value)
+	if s.visible >= 0 && s.lives[s.visible].uid == ch.UID {
+		next = s.lives[s.visible].write(next, ch)
+	}
+	s.lives, s.visible, s.joined = []*life{next}, 0, false
+	r := &Record{Key: key, Dot: dot, Stamp: stamp}
+	s.show(r)
 	return r
+}
+
+// write returns l after the write that, had it been a create, would have begun
+// next.
+func (l *life) write(next *life, ch Change) *life {
+	now := next.birth
+	next.birth = l.birth
+	next.steps = l.steps.raise(l.birth.dot.Origin, now.dot.Origin, ch.Step, ch.Generation)
+	if len(ch.Paths) == 0 {
+		return next
+	}
+	p, err := decodePaths(ch.Paths)
+	if err != nil || l.apiVersion != ch.APIVersion {
+		return next
+	}
+	next.claims = l.claims
+	next.claims.add(p, now)
+	next.claims.bound(now)
+	return next
 }
 
 // Delete returns the record of a local delete of key over held, which is nil
 // when the key was never written. All lives of the key end.
 func Delete(held *Record, key []byte, dot Dot, stamp Stamp) *Record {
 	s, stamp := follow(held, dot, stamp)
-	s.lives = nil
-	r := &Record{Key: key, Deleted: true, Dot: dot, Stamp: stamp}
-	r.Meta = s.appendMeta(nil, r, false)
+	s.lives, s.visible, s.joined = nil, -1, false
+	r := &Record{Key: key, Dot: dot, Stamp: stamp}
+	s.show(r)
 	return r
 }
 
@@ -32,15 +60,14 @@ func Delete(held *Record, key []byte, dot Dot, stamp Stamp) *Record {
 // that the change gets.
 func follow(held *Record, dot Dot, stamp Stamp) (*state, Stamp) {
 	if held == nil {
-		return &state{seen: Vector{dot.Origin: dot.Seq}}, max(stamp, 1)
+		return &state{seen: Vector{dot.Origin: dot.Seq}, visible: -1}, max(stamp, 1)
 	}
 	s, err := decodeState(held)
 	if err != nil {
 		// The gateways let no such record in. What it shows is still there.
-		s = &state{seen: Vector{held.Dot.Origin: held.Dot.Seq}}
+		s = &state{seen: Vector{held.Dot.Origin: held.Dot.Seq}, visible: -1}
 		if !held.Deleted {
-			own := tag{held.Stamp, held.Dot}
-			s.lives = []*life{{birth: own, root: own, uid: held.UID, apiVersion: held.APIVersion, value: held.Value}}
+			s.visible, s.lives = 0, []*life{born(tag{held.Stamp, held.Dot}, held.UID, held.APIVersion, held.Value)}
 		}
 	}
 	s.seen.Note(dot)

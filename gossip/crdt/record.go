@@ -52,7 +52,7 @@ func (r *Record) Covers(d Dot) bool {
 		return d.IsZero()
 	}
 	in := reader{b: r.Meta}
-	return in.header()&metaSeen != 0 && in.vector().Covers(d)
+	return in.header()&metaSeen != 0 && in.covers(d)
 }
 
 // Joined reports whether the record came of joining concurrent changes. Then
@@ -69,7 +69,7 @@ func AppendState(b []byte, r *Record) ([]byte, error) {
 	}
 	b = appendBlob(b, r.Key)
 	b = s.seen.Append(b)
-	b = s.appendLives(b, r)
+	b = s.appendLives(b)
 	if !r.Deleted {
 		b = appendBlob(b, r.UID)
 		b = appendBlob(b, r.APIVersion)

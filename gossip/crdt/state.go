@@ -3,7 +3,6 @@ package crdt
 import (
 	"cmp"
 	"encoding/binary"
-	"slices"
 )
 
 // tag is a dot with its stamp: what orders writes. The zero tag is before all.
@@ -22,18 +21,52 @@ func (t tag) isZero() bool { return t == tag{} }
 // birth.
 type life struct {
 	birth      tag
-	root       tag // the last write of the whole value
+	claims     *claims // of the places of value
+	steps      steps   // of metadata.generation
 	uid        string
 	apiVersion string
 	value      []byte
 }
 
+// born returns the life that a create of value begins.
+func born(t tag, uid, apiVersion string, value []byte) *life {
+	return &life{birth: t, claims: &claims{whole: t}, uid: uid, apiVersion: apiVersion, value: value}
+}
+
+// fresh reports whether l is as its create made it.
+func (l *life) fresh() bool {
+	return len(l.claims.kids) == 0 && l.claims.marker.isZero() && l.claims.whole == l.birth && l.steps == nil
+}
+
 // state is what a key holds, as an element of a join-semilattice: it is a
-// function of the changes in seen. lives are in the order of their births; the
-// first is the one that is visible.
+// function of the changes in seen. lives are in the order of their births.
 type state struct {
-	seen  Vector
-	lives []*life
+	seen    Vector
+	joined  bool // more than one change in seen has none after it
+	lives   []*life
+	visible int // which of lives is, -1 when none is
+}
+
+// choose makes the oldest life visible, but for one that a join finds to be at
+// its end.
+func (s *state) choose() {
+	s.visible = -1
+	for i, l := range s.lives {
+		if !s.joined || !l.finished() {
+			s.visible = i
+			return
+		}
+	}
+}
+
+// show sets what r says of the key itself.
+func (s *state) show(r *Record) {
+	r.Deleted = s.visible < 0
+	if !r.Deleted {
+		l := s.lives[s.visible]
+		r.Value, r.UID, r.APIVersion = l.value, l.uid, l.apiVersion
+	}
+	r.Meta = s.appendMeta(nil, r)
 }
 
 // Encoding of a state into [Record.Meta]. What the record itself says is not
@@ -48,22 +81,24 @@ const (
 )
 
 const (
-	lifeShown = 1 << iota // its value is the record's
-	lifeRoot              // a tag of the last whole write follows
+	lifeShown  = 1 << iota // its value is the record's
+	lifeClaims             // claims follow; else its create wrote it all
+	lifeSteps              // steps of its generation follow
 )
 
-// appendMeta appends the encoding of s as the rest of r to b. r shows the
-// first life.
-func (s *state) appendMeta(b []byte, r *Record, joined bool) []byte {
+// appendMeta appends the encoding of s, but for what r says, to b.
+func (s *state) appendMeta(b []byte, r *Record) []byte {
 	var flags byte
 	own := Vector{r.Dot.Origin: r.Dot.Seq}
-	if joined || !own.Includes(s.seen) {
+	if s.joined || !own.Includes(s.seen) {
 		flags |= metaSeen
 	}
-	if joined {
+	if s.joined {
 		flags |= metaJoined
 	}
-	if len(s.lives) > 1 || len(s.lives) == 1 && s.lives[0].birth.dot != r.Dot {
+	plain := len(s.lives) == 0 && r.Deleted ||
+		len(s.lives) == 1 && !r.Deleted && s.lives[0].fresh() && s.lives[0].birth == tag{r.Stamp, r.Dot}
+	if !plain {
 		flags |= metaLives
 	}
 	if flags == 0 {
@@ -74,25 +109,31 @@ func (s *state) appendMeta(b []byte, r *Record, joined bool) []byte {
 		b = s.seen.Append(b)
 	}
 	if flags&metaLives != 0 {
-		b = s.appendLives(b, r)
+		b = s.appendLives(b)
 	}
 	return b
 }
 
-func (s *state) appendLives(b []byte, r *Record) []byte {
+func (s *state) appendLives(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s.lives)))
 	for i, l := range s.lives {
 		var flags byte
-		if i == 0 && !r.Deleted {
+		if i == s.visible {
 			flags |= lifeShown
 		}
-		if l.root != l.birth {
-			flags |= lifeRoot
+		if !l.fresh() {
+			flags |= lifeClaims
+		}
+		if l.steps != nil {
+			flags |= lifeSteps
 		}
 		b = append(b, flags)
 		b = appendTag(b, l.birth)
-		if flags&lifeRoot != 0 {
-			b = appendTag(b, l.root)
+		if flags&lifeClaims != 0 {
+			b = appendClaims(b, l.claims)
+		}
+		if flags&lifeSteps != 0 {
+			b = l.steps.append(b)
 		}
 		if flags&lifeShown == 0 {
 			b = appendBlob(b, l.uid)
@@ -136,7 +177,7 @@ func (r *reader) header() (flags byte) {
 
 // decodeState returns the state that r carries.
 func decodeState(r *Record) (*state, error) {
-	s := &state{}
+	s := &state{visible: -1}
 	var flags byte
 	in := reader{b: r.Meta}
 	if len(r.Meta) > 0 {
@@ -147,12 +188,12 @@ func decodeState(r *Record) (*state, error) {
 	} else {
 		s.seen = Vector{r.Dot.Origin: r.Dot.Seq}
 	}
+	s.joined = flags&metaJoined != 0
 	switch {
 	case flags&metaLives != 0:
 		in.lives(s, r)
 	case !r.Deleted:
-		own := tag{r.Stamp, r.Dot}
-		s.lives = []*life{{birth: own, root: own, uid: r.UID, apiVersion: r.APIVersion, value: r.Value}}
+		s.lives, s.visible = []*life{born(tag{r.Stamp, r.Dot}, r.UID, r.APIVersion, r.Value)}, 0
 	}
 	if in.err == nil && len(in.b) > 0 {
 		in.fail("bytes after the end")
@@ -169,46 +210,70 @@ func decodeState(r *Record) (*state, error) {
 func (r *reader) lives(s *state, rec *Record) {
 	n := r.count(18)
 	for i := range n {
-		l := &life{}
-		flags := r.byte()
-		l.birth = r.tag()
-		l.root = l.birth
-		if flags&lifeRoot != 0 {
-			l.root = r.tag()
+		l := r.life(s)
+		if r.err != nil {
+			return
 		}
-		if flags&lifeShown != 0 {
+		if l.value == nil {
+			if s.visible >= 0 || rec.Deleted {
+				r.fail("the wrong life is shown")
+				return
+			}
+			s.visible = i
 			l.uid, l.apiVersion, l.value = rec.UID, rec.APIVersion, rec.Value
-		} else {
-			l.uid, l.apiVersion, l.value = string(r.bytes()), string(r.bytes()), r.bytes()
 		}
-		switch {
-		case r.err != nil:
-			return
-		case flags&^(lifeShown|lifeRoot) != 0:
-			r.fail("unknown flags of a life")
-			return
-		case (flags&lifeShown != 0) != (i == 0 && !rec.Deleted):
-			r.fail("the wrong life is shown")
-			return
-		case !s.seen.Covers(l.birth.dot) || !s.seen.Covers(l.root.dot):
-			r.fail("a life was not seen")
+		if i > 0 && s.lives[i-1].birth.compare(l.birth) >= 0 {
+			r.fail("lives out of order")
 			return
 		}
 		s.lives = append(s.lives, l)
 	}
-	if !slices.IsSortedFunc(s.lives, func(a, b *life) int { return a.birth.compare(b.birth) }) {
-		r.fail("lives out of order")
-	}
-	if n == 0 && !rec.Deleted {
+	if s.visible < 0 && !rec.Deleted {
 		r.fail("no life is shown")
 	}
+}
+
+// life reads one life. The value of the one that is shown is nil.
+func (r *reader) life(s *state) *life {
+	flags := r.byte()
+	if flags >= lifeSteps<<1 {
+		r.fail("unknown flags of a life")
+	}
+	l := &life{birth: r.tag()}
+	l.claims = &claims{whole: l.birth}
+	if r.err == nil && !s.seen.Covers(l.birth.dot) {
+		r.fail("a life was not seen")
+	}
+	if flags&lifeClaims != 0 {
+		l.claims = r.claims(s.seen)
+	}
+	if flags&lifeSteps != 0 {
+		l.steps = r.steps()
+	}
+	if flags&lifeShown == 0 {
+		l.uid, l.apiVersion = string(r.bytes()), string(r.bytes())
+		l.value = append([]byte{}, r.bytes()...)
+	}
+	return l
 }
 
 // high is the highest stamp in the state.
 func (s *state) high() Stamp {
 	var h Stamp
 	for _, l := range s.lives {
-		h = max(h, l.birth.stamp, l.root.stamp)
+		h = max(h, l.birth.stamp)
+		l.claims.each(func(t *tag) { h = max(h, t.stamp) })
 	}
 	return h
+}
+
+// life returns the life that began with the change birth, nil when it is none
+// of those.
+func (s *state) life(birth Dot) *life {
+	for _, l := range s.lives {
+		if l.birth.dot == birth {
+			return l
+		}
+	}
+	return nil
 }

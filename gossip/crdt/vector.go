@@ -170,3 +170,13 @@ func (r *reader) vector() Vector {
 	}
 	return v
 }
+
+// covers reads a vector and reports whether it covers d.
+func (r *reader) covers(d Dot) bool {
+	covered := d.IsZero()
+	for range r.count(9) {
+		o, seq := Origin(r.uint64()), r.uvarint()
+		covered = covered || r.err == nil && o == d.Origin && seq >= d.Seq
+	}
+	return covered
+}

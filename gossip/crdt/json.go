@@ -1,0 +1,490 @@
+package crdt
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// maxDepth bounds the nesting of a value that is merged by field. A deeper one
+// merges whole.
+const maxDepth = 500
+
+type kind uint8
+
+const (
+	scalar kind = iota
+	list
+	object
+)
+
+// node is a JSON value. A nil node is one that is absent.
+type node struct {
+	kind    kind
+	raw     []byte // of a scalar, as it stands in canonical JSON
+	items   []*node
+	members []member // by name
+}
+
+type member struct {
+	name string
+	node *node
+}
+
+// get returns the member name of an object, nil when n has none.
+func (n *node) get(name string) *node {
+	if n == nil || n.kind != object {
+		return nil
+	}
+	i, ok := slices.BinarySearchFunc(n.members, name, func(m member, name string) int { return cmp.Compare(m.name, name) })
+	if !ok {
+		return nil
+	}
+	return n.members[i].node
+}
+
+// set puts a member into an object, or takes it out when v is nil.
+func (n *node) set(name string, v *node) {
+	i, ok := slices.BinarySearchFunc(n.members, name, func(m member, name string) int { return cmp.Compare(m.name, name) })
+	switch {
+	case ok && v == nil:
+		n.members = slices.Delete(n.members, i, i+1)
+	case ok:
+		n.members[i].node = v
+	case v != nil:
+		n.members = slices.Insert(n.members, i, member{name, v})
+	}
+}
+
+// at follows members, nil when one is missing.
+func (n *node) at(names ...string) *node {
+	for _, name := range names {
+		n = n.get(name)
+	}
+	return n
+}
+
+// text returns the string that a scalar holds, empty for anything else.
+func (n *node) text() string {
+	if n == nil || n.kind != scalar || n.raw[0] != '"' {
+		return ""
+	}
+	s, _ := unescape(n.raw[1 : len(n.raw)-1])
+	return string(s)
+}
+
+// integer returns the whole number that a scalar holds, 0 for anything else.
+func (n *node) integer() int64 {
+	if n == nil || n.kind != scalar {
+		return 0
+	}
+	i, err := strconv.ParseInt(string(n.raw), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return i
+}
+
+// empty reports whether n is an object or a list with nothing in it.
+func (n *node) empty() bool {
+	return n != nil && n.kind != scalar && len(n.members)+len(n.items) == 0
+}
+
+func (n *node) equal(m *node) bool {
+	if n == m {
+		return true
+	}
+	if n == nil || m == nil || n.kind != m.kind || len(n.items) != len(m.items) || len(n.members) != len(m.members) {
+		return false
+	}
+	if !bytes.Equal(n.raw, m.raw) {
+		return false
+	}
+	for i := range n.items {
+		if !n.items[i].equal(m.items[i]) {
+			return false
+		}
+	}
+	for i := range n.members {
+		if n.members[i].name != m.members[i].name || !n.members[i].node.equal(m.members[i].node) {
+			return false
+		}
+	}
+	return true
+}
+
+// append appends n in canonical JSON: no space, members by name, strings with
+// as few escapes as there must be, numbers as they were written.
+func (n *node) append(b []byte) []byte {
+	switch n.kind {
+	case list:
+		b = append(b, '[')
+		for i, item := range n.items {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = item.append(b)
+		}
+		return append(b, ']')
+	case object:
+		b = append(b, '{')
+		for i := range n.members {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendString(b, n.members[i].name)
+			b = append(b, ':')
+			b = n.members[i].node.append(b)
+		}
+		return append(b, '}')
+	}
+	return append(b, n.raw...)
+}
+
+// parse returns the JSON value of b, nil when b is not exactly one, when an
+// object names a member twice or when it nests too deep.
+func parse(b []byte) *node {
+	p := parser{b: b}
+	p.space()
+	n := p.value(0)
+	p.space()
+	if p.bad || p.i != len(b) {
+		return nil
+	}
+	return n
+}
+
+// parseObject is parse for objects only.
+func parseObject(b []byte) *node {
+	if n := parse(b); n != nil && n.kind == object {
+		return n
+	}
+	return nil
+}
+
+type parser struct {
+	b    []byte
+	i    int
+	bad  bool
+	slab []node
+}
+
+func (p *parser) fail() *node {
+	p.bad, p.i = true, len(p.b)
+	return nil
+}
+
+func (p *parser) next() byte {
+	if p.i < len(p.b) {
+		return p.b[p.i]
+	}
+	return 0
+}
+
+func (p *parser) space() {
+	for p.i < len(p.b) {
+		switch p.b[p.i] {
+		case ' ', '\t', '\n', '\r':
+			p.i++
+		default:
+			return
+		}
+	}
+}
+
+func (p *parser) node(k kind) *node {
+	if len(p.slab) == 0 {
+		p.slab = make([]node, 32)
+	}
+	n := &p.slab[0]
+	p.slab = p.slab[1:]
+	n.kind = k
+	return n
+}
+
+func (p *parser) value(depth int) *node {
+	if depth > maxDepth {
+		return p.fail()
+	}
+	switch c := p.next(); c {
+	case '{':
+		return p.object(depth)
+	case '[':
+		return p.list(depth)
+	case '"':
+		s, ok := p.str()
+		if !ok {
+			return p.fail()
+		}
+		n := p.node(scalar)
+		n.raw = s
+		return n
+	case 't':
+		return p.word("true")
+	case 'f':
+		return p.word("false")
+	case 'n':
+		return p.word("null")
+	default:
+		return p.number()
+	}
+}
+
+func (p *parser) word(w string) *node {
+	if len(p.b)-p.i < len(w) || string(p.b[p.i:p.i+len(w)]) != w {
+		return p.fail()
+	}
+	n := p.node(scalar)
+	n.raw = p.b[p.i : p.i+len(w) : p.i+len(w)]
+	p.i += len(w)
+	return n
+}
+
+func (p *parser) number() *node {
+	start := p.i
+	if p.next() == '-' {
+		p.i++
+	}
+	if p.next() == '0' {
+		p.i++
+	} else if !p.digits() {
+		return p.fail()
+	}
+	if p.next() == '.' {
+		p.i++
+		if !p.digits() {
+			return p.fail()
+		}
+	}
+	if c := p.next(); c == 'e' || c == 'E' {
+		p.i++
+		if c := p.next(); c == '+' || c == '-' {
+			p.i++
+		}
+		if !p.digits() {
+			return p.fail()
+		}
+	}
+	n := p.node(scalar)
+	n.raw = p.b[start:p.i:p.i]
+	return n
+}
+
+func (p *parser) digits() bool {
+	start := p.i
+	for c := p.next(); c >= '0' && c <= '9'; c = p.next() {
+		p.i++
+	}
+	return p.i > start
+}
+
+func (p *parser) list(depth int) *node {
+	n := p.node(list)
+	p.i++
+	p.space()
+	if p.next() == ']' {
+		p.i++
+		return n
+	}
+	for {
+		p.space()
+		item := p.value(depth + 1)
+		if p.bad {
+			return nil
+		}
+		n.items = append(n.items, item)
+		p.space()
+		switch p.next() {
+		case ',':
+			p.i++
+		case ']':
+			p.i++
+			return n
+		default:
+			return p.fail()
+		}
+	}
+}
+
+func (p *parser) object(depth int) *node {
+	n := p.node(object)
+	p.i++
+	p.space()
+	if p.next() == '}' {
+		p.i++
+		return n
+	}
+	for {
+		p.space()
+		if p.next() != '"' {
+			return p.fail()
+		}
+		name, ok := p.str()
+		if !ok {
+			return p.fail()
+		}
+		plain, _ := unescape(name[1 : len(name)-1])
+		p.space()
+		if p.next() != ':' {
+			return p.fail()
+		}
+		p.i++
+		p.space()
+		v := p.value(depth + 1)
+		if p.bad {
+			return nil
+		}
+		n.members = append(n.members, member{string(plain), v})
+		p.space()
+		switch p.next() {
+		case ',':
+			p.i++
+			continue
+		case '}':
+			p.i++
+		default:
+			return p.fail()
+		}
+		break
+	}
+	byName := func(a, b member) int { return cmp.Compare(a.name, b.name) }
+	if !slices.IsSortedFunc(n.members, byName) {
+		slices.SortFunc(n.members, byName)
+	}
+	for i := 1; i < len(n.members); i++ {
+		if n.members[i].name == n.members[i-1].name {
+			return p.fail()
+		}
+	}
+	return n
+}
+
+// str returns the string at the front, quotes and all, in canonical form.
+func (p *parser) str() ([]byte, bool) {
+	start := p.i
+	p.i++
+	canonical, ascii := true, true
+	for p.i < len(p.b) {
+		switch c := p.b[p.i]; {
+		case c == '"':
+			p.i++
+			s := p.b[start:p.i:p.i]
+			if canonical && (ascii || utf8.Valid(s)) {
+				return s, true
+			}
+			plain, ok := unescape(s[1 : len(s)-1])
+			return appendString(make([]byte, 0, len(s)), string(plain)), ok
+		case c == '\\':
+			if p.i+1 >= len(p.b) {
+				return nil, false
+			}
+			switch p.b[p.i+1] {
+			case '"', '\\', 'n', 'r', 't':
+			default:
+				canonical = false
+			}
+			p.i += 2
+			continue
+		case c < ' ':
+			return nil, false
+		case c >= utf8.RuneSelf:
+			ascii = false
+		}
+		p.i++
+	}
+	return nil, false
+}
+
+// unescape returns what stands between the quotes of a JSON string. What is
+// not UTF-8 becomes U+FFFD.
+func unescape(s []byte) ([]byte, bool) {
+	if bytes.IndexByte(s, '\\') < 0 {
+		if utf8.Valid(s) {
+			return s, true
+		}
+		return bytes.ToValidUTF8(s, []byte("\uFFFD")), true
+	}
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c != '\\' {
+			r, size := utf8.DecodeRune(s[i:])
+			out = utf8.AppendRune(out, r)
+			i += size
+			continue
+		}
+		if i+1 >= len(s) {
+			return nil, false
+		}
+		if s[i+1] == 'u' {
+			r, size := unescapeRune(s[i:])
+			if size == 0 {
+				return nil, false
+			}
+			out = utf8.AppendRune(out, r)
+			i += size
+			continue
+		}
+		at := bytes.IndexByte([]byte(`"\/bfnrt`), s[i+1])
+		if at < 0 {
+			return nil, false
+		}
+		out = append(out, "\"\\/\b\f\n\r\t"[at])
+		i += 2
+	}
+	return out, true
+}
+
+// unescapeRune reads one \u escape, or two that make a surrogate pair. It
+// returns size 0 when there is none.
+func unescapeRune(s []byte) (r rune, size int) {
+	r, ok := hex4(s)
+	if !ok {
+		return 0, 0
+	}
+	if utf16.IsSurrogate(r) {
+		if low, ok := hex4(s[6:]); ok {
+			if pair := utf16.DecodeRune(r, low); pair != utf8.RuneError {
+				return pair, 12
+			}
+		}
+		return utf8.RuneError, 6
+	}
+	return r, 6
+}
+
+func hex4(s []byte) (rune, bool) {
+	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
+		return 0, false
+	}
+	u, err := strconv.ParseUint(string(s[2:6]), 16, 16)
+	return rune(u), err == nil
+}
+
+func appendString(b []byte, s string) []byte {
+	const digits = "0123456789abcdef"
+	b = append(b, '"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b = append(b, '\\', byte(r))
+		case r == '\n':
+			b = append(b, '\\', 'n')
+		case r == '\r':
+			b = append(b, '\\', 'r')
+		case r == '\t':
+			b = append(b, '\\', 't')
+		case r < ' ':
+			b = append(b, '\\', 'u', '0', '0', digits[r>>4], digits[r&15])
+		default:
+			b = utf8.AppendRune(b, r)
+		}
+	}
+	return append(b, '"')
+}
+
+// quoted returns s as a scalar.
+func quoted(s string) *node { return &node{kind: scalar, raw: appendString(nil, s)} }

@@ -1,0 +1,330 @@
+package crdt
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// sampleObjects returns the objects in testdata by file name.
+func sampleObjects(t testing.TB) map[string][]byte {
+	t.Helper()
+	files, err := filepath.Glob("testdata/objects/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no objects: %v", err)
+	}
+	all := map[string][]byte{}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if parseObject(data) == nil {
+			t.Fatalf("%s is no object", file)
+		}
+		all[strings.TrimSuffix(filepath.Base(file), ".json")] = data
+	}
+	return all
+}
+
+// histories is how many random histories a property is tried on.
+func histories(t *testing.T, usual int) int {
+	t.Helper()
+	n, err := strconv.Atoi(os.Getenv("MOOT_HISTORIES"))
+	if err != nil {
+		return usual
+	}
+	return n
+}
+
+// peer is one replica of one key.
+type peer struct {
+	origin Origin
+	seq    uint64
+	skew   Stamp
+	schema Schema
+	held   *Record
+}
+
+func (p *peer) next() Dot {
+	p.seq++
+	return Dot{Origin: p.origin, Seq: p.seq}
+}
+
+// world is a number of replicas of one key, and all the states they were in.
+type world struct {
+	t      testing.TB
+	rng    *rand.Rand
+	now    Stamp
+	seed   []byte
+	peers  []*peer
+	states []*Record
+}
+
+func newWorld(t testing.TB, rng *rand.Rand, seed []byte, schemas ...Schema) *world {
+	w := &world{t: t, rng: rng, now: 1 << 40, seed: seed}
+	for i, s := range schemas {
+		w.peers = append(w.peers, &peer{origin: Origin(i + 1), skew: Stamp(rng.IntN(3)) * 5, schema: s})
+	}
+	w.put(w.peers[0], seed)
+	for _, p := range w.peers[1:] {
+		if rng.IntN(5) > 0 {
+			w.merge(p, w.peers[0].held)
+		}
+	}
+	return w
+}
+
+func (w *world) keep(p *peer, r *Record) {
+	w.t.Helper()
+	full := *r
+	full.Mod = 1 << 20
+	if !r.Deleted {
+		full.Create, full.Version = full.Mod, 1
+	}
+	again, err := DecodeRecord(AppendRecord(nil, &full))
+	if err != nil {
+		w.t.Fatalf("a record does not survive its encoding: %v", err)
+	}
+	if !bytes.Equal(w.bytes(again), w.bytes(r)) {
+		w.t.Fatal("a record is another after its encoding")
+	}
+	p.held = r
+	w.states = append(w.states, r)
+}
+
+func (w *world) put(p *peer, value []byte) {
+	w.t.Helper()
+	var held []byte
+	if p.held != nil {
+		held = p.held.Value
+	}
+	ch := DescribeChange(held, value, p.schema)
+	if w.rng.IntN(20) == 0 {
+		ch = Change{}
+	}
+	w.now += Stamp(w.rng.IntN(3))
+	w.keep(p, Put(p.held, []byte("k"), value, p.next(), w.now+p.skew, ch))
+	if got := p.held.Value; !bytes.Equal(got, value) {
+		w.t.Fatalf("put kept %s of %s", got, value)
+	}
+}
+
+func (w *world) delete(p *peer) {
+	w.now += Stamp(w.rng.IntN(3))
+	w.keep(p, Delete(p.held, []byte("k"), p.next(), w.now+p.skew))
+}
+
+func (w *world) merge(p *peer, came *Record) {
+	w.t.Helper()
+	r, outcome, _, err := Merge(p.held, came)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	switch {
+	case outcome == Kept && r != p.held, outcome == Replaced && r != came, outcome == Merged && !r.Joined():
+		w.t.Fatalf("outcome %s does not fit", outcome)
+	}
+	if p.held != nil && !r.Covers(p.held.Dot) || !r.Covers(came.Dot) {
+		w.t.Fatal("the join covers not both")
+	}
+	w.keep(p, r)
+}
+
+func (w *world) join(a, b *Record) *Record {
+	w.t.Helper()
+	r, _, _, err := Merge(a, b)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+func (w *world) bytes(r *Record) []byte {
+	w.t.Helper()
+	b, err := AppendState(nil, r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return b
+}
+
+// step lets one replica do something.
+func (w *world) step() {
+	w.t.Helper()
+	p := w.peers[w.rng.IntN(len(w.peers))]
+	alive := p.held != nil && !p.held.Deleted
+	switch n := w.rng.IntN(20); {
+	case n == 0 && p.held != nil:
+		w.delete(p)
+	case n < 10 && alive:
+		w.put(p, mutate(w.rng, p.held.Value))
+	case n < 3 || n == 10 && alive:
+		w.put(p, rename(w.rng, w.seed))
+	case w.rng.IntN(4) == 0:
+		w.merge(p, w.states[w.rng.IntN(len(w.states))])
+	default:
+		if q := w.peers[w.rng.IntN(len(w.peers))]; q.held != nil {
+			w.merge(p, q.held)
+		}
+	}
+}
+
+// rename gives an object another UID, of few, so that some are born twice.
+func rename(rng *rand.Rand, value []byte) []byte {
+	n := parseObject(value)
+	if meta := n.get("metadata"); meta != nil {
+		meta.set("uid", quoted(fmt.Sprintf("other-%d", rng.IntN(3))))
+	}
+	return n.append(nil)
+}
+
+// mutate changes an object in one to three places.
+func mutate(rng *rand.Rand, value []byte) []byte {
+	n := parseObject(value)
+	for range 1 + rng.IntN(3) {
+		mutateNode(rng, n, 0)
+	}
+	if meta := n.get("metadata"); meta != nil && rng.IntN(2) == 0 {
+		meta.set("generation", &node{kind: scalar, raw: strconv.AppendInt(nil, meta.get("generation").integer()+1, 10)})
+	}
+	if rng.IntN(2) == 0 {
+		return n.append(nil)
+	}
+	var pretty bytes.Buffer
+	_ = json.Indent(&pretty, n.append(nil), "", " ")
+	return pretty.Bytes()
+}
+
+func mutateNode(rng *rand.Rand, n *node, depth int) {
+	switch {
+	case n.kind == list && len(n.items) > 0 && rng.IntN(4) > 0:
+		i := rng.IntN(len(n.items))
+		switch item := n.items[i]; rng.IntN(8) {
+		case 0:
+			n.items = slices.Delete(slices.Clone(n.items), i, i+1)
+		case 1:
+			rng.Shuffle(len(n.items), func(a, b int) { n.items[a], n.items[b] = n.items[b], n.items[a] })
+		case 2, 3:
+			twin := parse(item.append(nil))
+			mutateNode(rng, twin, depth+1)
+			n.items = slices.Insert(n.items, rng.IntN(len(n.items)+1), twin)
+		default:
+			mutateNode(rng, item, depth+1)
+		}
+	case n.kind == object && len(n.members) > 0 && (depth < 2 || rng.IntN(5) > 0):
+		m := n.members[rng.IntN(len(n.members))]
+		switch {
+		case depth == 0 && (m.name == "kind" || m.name == "apiVersion") && rng.IntN(10) > 0, m.name == "uid":
+		case depth > 0 && rng.IntN(8) == 0:
+			n.set(m.name, nil)
+		case depth > 0 && rng.IntN(8) == 0:
+			n.set(fmt.Sprintf("new%d", rng.IntN(3)), parse(m.node.append(nil)))
+		case depth > 1 && rng.IntN(20) == 0:
+			n.set(m.name, parse([]byte([]string{"null", "{}", "[]", "7", `"other"`}[rng.IntN(5)])))
+		default:
+			mutateNode(rng, m.node, depth+1)
+		}
+	case n.kind == scalar:
+		n.raw = quoted(fmt.Sprintf("v%d", rng.IntN(4))).raw
+	case n.kind == list:
+		n.items = append(n.items, quoted(fmt.Sprintf("v%d", rng.IntN(4))))
+	default:
+		n.set(fmt.Sprintf("new%d", rng.IntN(3)), quoted(fmt.Sprintf("v%d", rng.IntN(4))))
+	}
+}
+
+func (w *world) checkLaws() {
+	w.t.Helper()
+	any := func() *Record { return w.states[w.rng.IntN(len(w.states))] }
+	for range 30 {
+		a, b, c := any(), any(), any()
+		ab := w.join(a, b)
+		if !bytes.Equal(w.bytes(ab), w.bytes(w.join(b, a))) {
+			w.t.Fatal("not commutative")
+		}
+		if x := w.join(a, a); !bytes.Equal(w.bytes(x), w.bytes(a)) {
+			w.t.Fatal("not idempotent")
+		}
+		if x := w.join(ab, b); !bytes.Equal(w.bytes(x), w.bytes(ab)) {
+			w.t.Fatal("a join does not absorb what is in it")
+		}
+		left, right := w.bytes(w.join(ab, c)), w.bytes(w.join(a, w.join(b, c)))
+		if !bytes.Equal(left, right) {
+			w.t.Fatalf("not associative\n%q\n%q", left, right)
+		}
+	}
+}
+
+// converge merges all replicas in a random order until none changes.
+func (w *world) converge() {
+	w.t.Helper()
+	for changed := true; changed; {
+		changed = false
+		for _, i := range w.rng.Perm(len(w.peers)) {
+			for _, j := range w.rng.Perm(len(w.peers)) {
+				p, q := w.peers[i], w.peers[j]
+				if q.held == nil || p.held != nil && bytes.Equal(w.bytes(p.held), w.bytes(q.held)) {
+					continue
+				}
+				before := p.held
+				w.merge(p, q.held)
+				changed = changed || p.held != before
+			}
+		}
+	}
+	want := w.bytes(w.peers[0].held)
+	for _, p := range w.peers {
+		if got := w.bytes(p.held); !bytes.Equal(got, want) {
+			w.t.Fatalf("replicas differ\n%q\n%q", got, want)
+		}
+	}
+}
+
+// anyKind is a schema that knows lists by their names only.
+type anyKind struct{ root *Type }
+
+func (s anyKind) Type(string, string) *Type { return s.root }
+
+func newAnyKind() anyKind {
+	one, anything := &Type{atomic: true}, &Type{}
+	anything.elem = anything
+	keyed := func(keys string) *Type { return &Type{form: formKeyed + keys, elem: anything} }
+	anything.fields = map[string]*Type{
+		"containers": keyed("name"), "env": keyed("name"), "ports": keyed("containerPort,protocol"),
+		"volumes": {form: formKeyed + "name", elem: one}, "conditions": keyed("type"), "counters": keyed("name,zone"),
+		"days": {form: formSet, elem: one}, "resources": one, "limits": {required: true, elem: anything},
+	}
+	root := &Type{elem: anything, fields: map[string]*Type{"metadata": objectMeta()}}
+	return anyKind{root}
+}
+
+func TestLaws(t *testing.T) {
+	objects := sampleObjects(t)
+	names := slices.Sorted(maps.Keys(objects))
+	schema := newAnyKind()
+	for i := range histories(t, 600) {
+		rng := rand.New(rand.NewPCG(uint64(i), 1))
+		name := names[i%len(names)]
+		w := newWorld(t, rng, objects[name], schema, schema, nil, schema)
+		for range 10 + rng.IntN(30) {
+			w.step()
+		}
+		if t.Failed() {
+			return
+		}
+		w.checkLaws()
+		w.converge()
+		if t.Failed() {
+			t.Fatalf("history %d of %s", i, name)
+		}
+	}
+}
