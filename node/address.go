@@ -32,7 +32,7 @@ func (c *Config) savedNodeIP() netip.Addr {
 }
 
 // ErrAddressChanged means that the machine is reached at another address now.
-var ErrAddressChanged = errors.New("the node's address has changed; start the daemon again to use the new one")
+var ErrAddressChanged = errors.New("the node's address has changed")
 
 // holdAddress gives ip to a stand-in interface if no other has it, and takes it
 // back once one does. It blocks until ctx ends, or returns [ErrAddressChanged]

@@ -58,7 +58,7 @@ func Check(cfg Config) []Finding {
 func checkHost(cfg Config) []Finding {
 	checks := []func(Config) Finding{
 		checkRoot, checkKernel, checkCgroups, checkRunc, checkNft, checkOverlay,
-		checkSwap, checkDataDir, checkAPIPort, checkKubeletPort, checkClock,
+		checkSwap, checkDataDir, checkMemberPort, checkAPIPort, checkKubeletPort, checkClock,
 	}
 	findings := make([]Finding, 0, len(checks))
 	for _, check := range checks {
@@ -233,6 +233,10 @@ func checkDataDir(cfg Config) Finding {
 		f.Severity, f.Hint = Warn, "images and logs will soon fill it"
 	}
 	return f
+}
+
+func checkMemberPort(cfg Config) Finding {
+	return checkPort("member port", cfg.Port, "another program, or another moot, has it; stop it or choose --port")
 }
 
 func checkAPIPort(cfg Config) Finding {

@@ -244,3 +244,9 @@ func defaultRouteIP() (netip.Addr, bool) {
 	ip := a.AddrPort().Addr().Unmap()
 	return ip, ip.IsGlobalUnicast()
 }
+
+func (c *Config) pkiDir() string { return filepath.Join(c.DataDir, "pki") }
+
+func (c *Config) apiAddr() netip.AddrPort { return netip.AddrPortFrom(c.NodeIP, uint16(c.APIPort)) } //nolint:gosec // Validate bounds the port
+
+func (c *Config) peerAddr() netip.AddrPort { return netip.AddrPortFrom(c.NodeIP, uint16(c.Port)) } //nolint:gosec // Validate bounds the port

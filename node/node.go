@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mootkube/moot/gossip"
 	"github.com/mootkube/moot/node/pki"
 )
 
@@ -37,6 +38,9 @@ type Progress struct {
 	Notes []string      // what a user should know
 }
 
+// restartWindow is how long the others wait for a daemon that was stopped.
+const restartWindow = time.Minute
+
 // Node is one node, not yet started.
 type Node struct {
 	cfg      Config
@@ -45,6 +49,10 @@ type Node struct {
 	notifier Notifier
 	board    board
 	control  control
+	founds   bool // this start begins a cluster
+
+	left     chan struct{} // closed when this node has left its cluster
+	leftOnce sync.Once
 
 	apiOnly     chan struct{} // closed when the start goes on without a kubelet
 	apiOnlyOnce sync.Once
@@ -55,7 +63,7 @@ func New(cfg Config, log *slog.Logger, progress func(Progress), notifier Notifie
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: log, progress: progress, notifier: notifier, apiOnly: make(chan struct{})}
+	n := &Node{cfg: cfg, log: log, progress: progress, notifier: notifier, apiOnly: make(chan struct{}), left: make(chan struct{})}
 	n.board.status = Status{
 		Node: cfg.NodeName, Address: cfg.NodeIP.String(), Versions: ReadVersions(),
 		Started: time.Now(), Reason: "starting",
@@ -71,23 +79,54 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	keys, err := pki.Ensure(filepath.Join(n.cfg.DataDir, "pki"), n.pkiParams(), time.Now())
+	member, err := n.enterCluster(ctx)
+	if err != nil {
+		return err
+	}
+	keys, err := pki.Ensure(n.cfg.pkiDir(), n.pkiParams(), time.Now())
 	if err != nil {
 		return fmt.Errorf("prepare keys: %w", err)
 	}
 	redirectUpstreamLogs(n.log)
-
+	replica, err := n.openReplica(member, keys)
+	if err != nil {
+		return err
+	}
 	s := newStack(n.log, n.partReady)
 	defer s.stop()
 	defer n.notify("STOPPING=1")
-	if err := n.startAll(ctx, s, keys); err != nil {
+	defer n.announceRestart(replica.agent)
+	defer n.control.open(nil)
+	if err := n.startAll(ctx, s, keys, replica, member); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err
 	}
-	n.announce()
+	n.announce(ctx, replica)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-n.left:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	return s.wait(ctx)
+}
+
+// announceRestart tells the others that the daemon will be back: nothing moves
+// meanwhile, and another leads at once.
+func (n *Node) announceRestart(agent *gossip.Agent) {
+	select {
+	case <-n.left:
+		return // it will not
+	default:
+	}
+	if err := agent.Restarting(restartWindow); err != nil {
+		n.log.Warn("the members were not told of the restart", "err", err)
+	}
 }
 
 // prepare checks the host, takes the data directory's lock and makes the
@@ -147,8 +186,9 @@ func (n *Node) partReady(name string, took time.Duration) {
 	n.progress(Progress{Name: name, Took: took})
 }
 
-// announce tells everyone who asked that the node is up.
-func (n *Node) announce() {
+// announce tells everyone who asked that the node is up, and who begins a
+// cluster how other machines join it.
+func (n *Node) announce(ctx context.Context, r *replica) {
 	var degraded []string
 	n.board.update(func(s *Status) {
 		if len(s.Degraded) == 0 {
@@ -159,6 +199,13 @@ func (n *Node) announce() {
 	notes := []string{
 		"kubeconfig " + n.cfg.KubeconfigPath(),
 		"try        sudo moot kubectl get pods -A",
+	}
+	if n.founds {
+		if command, err := n.joinCommand(ctx, r); err != nil {
+			n.log.Warn("no join token could be made", "err", err)
+		} else {
+			notes = append(notes, "add a node  "+command)
+		}
 	}
 	for _, d := range degraded {
 		notes = append(notes, "WITHOUT    "+d)

@@ -9,11 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/mootkube/moot/gossip/etcd"
-	"github.com/mootkube/moot/gossip/store"
+	"github.com/mootkube/moot/gossip/crdt"
 	"github.com/mootkube/moot/node/api"
 	"github.com/mootkube/moot/node/dns"
 	"github.com/mootkube/moot/node/kubelet"
@@ -32,9 +29,13 @@ const (
 )
 
 // startAll starts the parts in the order ARCHITECTURE.md gives.
-func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle) error {
+func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *replica, m *membership) error {
 	exits := sched.CatchExits()
-	apiPart, err := n.apiPart(keys)
+	etcdPart, err := n.etcdPart(r.db)
+	if err != nil {
+		return err
+	}
+	apiPart, err := n.apiPart(keys, r)
 	if err != nil {
 		return err
 	}
@@ -58,18 +59,26 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle) error {
 	if err != nil {
 		return err
 	}
-	if err := s.start(ctx, n.statusPart(), n.storePart()); err != nil {
+	rotation, err := n.rotation(r)
+	if err != nil {
 		return err
 	}
-	if err := s.start(ctx, apiPart, runtimePart); err != nil {
-		return err
+	n.board.measureBy(r.measure)
+	for _, together := range [][]part{
+		{n.statusPart(), n.addressPart(), r.storePart()},
+		{n.gossipPart(r, m)},
+		{etcdPart},
+		{apiPart, runtimePart, rotationPart(rotation)},
+		{n.objectsPart(keys)},
+	} {
+		if err := s.start(ctx, together...); err != nil {
+			return err
+		}
 	}
-	if err := s.start(ctx, n.objectsPart(keys)); err != nil {
-		return err
-	}
+	n.control.open(n.controls(keys, r, m, rotation))
 	// The pod network is known once the kubelet has registered the node and
 	// the controllers have given it a range, so these become ready together.
-	return s.start(ctx, n.termPart(keys, exits), proxyPart, networkPart, n.dnsPart(keys, gateways), volumePart, kubeletPart)
+	return s.start(ctx, n.leadPart(keys, exits, r.agent), proxyPart, networkPart, n.dnsPart(keys, gateways), volumePart, kubeletPart)
 }
 
 // untilReady makes a part's function of one that closes a channel when ready.
@@ -104,44 +113,29 @@ func (n *Node) statusPart() part {
 	}}
 }
 
-// storePart opens the store and serves the etcd API over it, as one part: the
-// one is of no use without the other.
-func (n *Node) storePart() part {
-	return part{name: "store", stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
-		cfg := store.DefaultConfig(filepath.Join(n.cfg.DataDir, "store"))
-		cfg.Log = n.log
-		db, err := store.Open(cfg)
-		if err != nil {
-			return err
+func (n *Node) addressPart() part {
+	return part{name: "address", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
+		err := holdAddress(ctx, n.cfg.NodeIP, n.log, ready)
+		if errors.Is(err, ErrAddressChanged) {
+			return fmt.Errorf("%w: %w", ErrStartAgain, err)
 		}
-		serve := etcd.DefaultConfig()
-		serve.Socket, serve.Store, serve.Log, serve.Name = n.cfg.EtcdSocket(), db, n.log, n.cfg.NodeName
-		server, err := etcd.New(serve)
-		if err != nil {
-			return errors.Join(err, db.Close())
-		}
-		n.board.measureBy(func(s *Status) {
-			s.Store = StoreStatus{Revision: db.Revision(), CompactedRevision: db.CompactRevision(), Bytes: db.Size()}
-		})
-		group, ctx := errgroup.WithContext(ctx)
-		// The store outlives the requests under way in the server.
-		storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
-		group.Go(func() error { return db.Run(storeCtx) })
-		group.Go(func() error {
-			defer stopStore()
-			return untilReady(server.Run, server.Ready())(ctx, ready)
-		})
-		return errors.Join(group.Wait(), db.Close())
+		return err
 	}}
 }
 
-func (n *Node) apiPart(keys *pki.Bundle) (part, error) {
+func (n *Node) apiPart(keys *pki.Bundle, r *replica) (part, error) {
 	cfg := api.DefaultConfig()
 	cfg.Log = n.log
 	cfg.EtcdSocket = n.cfg.EtcdSocket()
 	cfg.NodeIP, cfg.Port = n.cfg.NodeIP, n.cfg.APIPort
 	cfg.ServiceCIDR, cfg.ClusterDomain = n.cfg.ServiceCIDR, n.cfg.ClusterDomain
 	cfg.PKI, cfg.Args = keys, n.cfg.APIServerArgs
+	cfg.Cluster, cfg.Revision = keys.Cluster, r.db.Revision
+	cfg.CatchUp = func(ctx context.Context, _ crdt.Revision) {
+		if err := r.agent.CatchUp(ctx); err != nil {
+			n.log.Debug("a read goes on without all that the members have", "err", err)
+		}
+	}
 	server, err := api.New(cfg)
 	if err != nil {
 		return part{}, err
@@ -164,24 +158,6 @@ func (n *Node) runtimePart() (part, error) {
 
 func (n *Node) systemdCgroup() bool {
 	return n.cfg.CgroupDriver == "systemd" || n.cfg.CgroupDriver == "auto" && runtime.SystemdCgroups()
-}
-
-// termPart leads for as long as the daemon lives: alone, it is the oldest.
-func (n *Node) termPart(keys *pki.Bundle, exits *sched.Exits) part {
-	cfg := sched.DefaultConfig()
-	cfg.Log, cfg.Term, cfg.StateDir, cfg.Exits = n.log, 1, n.cfg.StateDir, exits
-	cfg.API = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(n.cfg.APIPort)) //nolint:gosec // Validate bounds the port
-	cfg.Controllers, cfg.Scheduler, cfg.Leader = keys.ControllerManager, keys.Scheduler, keys.Leader
-	cfg.CACert, cfg.CAKey, cfg.ServiceAccountKey = keys.CA.Cert, keys.CA.Key, keys.ServiceAccountKey
-	cfg.ClusterCIDR, cfg.ServiceCIDR = n.cfg.ClusterCIDR, n.cfg.ServiceCIDR
-	cfg.ControllerArgs, cfg.SchedulerArgs = n.cfg.ControllerArgs, n.cfg.SchedulerArgs
-	cfg.APIServers = func() []netip.AddrPort {
-		return []netip.AddrPort{netip.AddrPortFrom(n.cfg.NodeIP, uint16(n.cfg.APIPort))} //nolint:gosec // Validate bounds the port
-	}
-	return part{name: "controllers", stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
-		ready()
-		return sched.Run(ctx, cfg)
-	}}
 }
 
 func (n *Node) proxyPart(keys *pki.Bundle) (part, error) {
@@ -352,13 +328,9 @@ func (n *Node) objectsPart(keys *pki.Bundle) part {
 
 // ensureObjects makes the objects that the daemon's own parts need.
 func (n *Node) ensureObjects(ctx context.Context, keys *pki.Bundle) error {
-	config, err := clientcmd.BuildConfigFromFlags("", keys.Admin)
+	client, err := adminClient(keys)
 	if err != nil {
-		return fmt.Errorf("load administrator's kubeconfig: %w", err)
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("make administrator's client: %w", err)
+		return err
 	}
 	if err := volume.Ensure(ctx, client); err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mootkube/moot/gossip"
 	"github.com/mootkube/moot/node/pki/rotation"
+	"github.com/mootkube/moot/sched"
 )
 
 // Status is what a running node says of itself.
@@ -34,6 +35,9 @@ type Status struct {
 	gossip.Status
 	Conflicts int              `json:"conflicts"` // listed by moot conflicts
 	Rotation  *rotation.Status `json:"rotation,omitempty"`
+
+	// Leading is what this node does as the leader, nil when another leads.
+	Leading *sched.Report `json:"leading,omitempty"`
 }
 
 // PartStatus is one component of the daemon.
