@@ -21,7 +21,7 @@ func parseMembers(t *testing.T, text string) ([]NodeHealth, map[string]time.Time
 	t.Helper()
 	var members []NodeHealth
 	marked := map[string]time.Time{}
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		word, seconds, _ := strings.Cut(word, "@")
 		var when float64
 		if seconds != "" {
