@@ -81,7 +81,7 @@ func Ensure(dir string, p Params, now time.Time) (*Bundle, error) {
 		return nil, err
 	}
 	if _, err := os.Lstat(filepath.Join(dir, joiningFile)); !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("use %s: taking over a cluster's keys was interrupted; join or restore again, or remove the directory to start a new cluster", dir)
+		return nil, fmt.Errorf("use %s: taking over a cluster's keys was interrupted; join again, restore again, or remove the directory to start a new cluster", dir)
 	}
 	e := &ensurer{dir: dir, params: p, now: now, bundle: &Bundle{}}
 	if err := e.ensureAll(); err != nil {
