@@ -90,6 +90,7 @@ type trial struct {
 func trials() []trial {
 	return []trial{
 		{"watch", "a change through one node is seen by a watch on another; equal digests", watchTrial},
+		{"roam", "clients moved between nodes hundreds of times under write load miss nothing", roamTrial},
 		{"outage", "all nodes but one crash, the leader first; the last one serves; all come back", outageTrial},
 		{"cut", "the cluster is cut for a minute, with edits on both sides, and heals", cutTrial},
 		{"chaos", "kills and crashes at random moments under write load lose no acknowledged write", chaosTrial},
@@ -136,6 +137,10 @@ func load() string {
 
 func watchTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
 	return b.Spread(ctx, b.Nodes[max(0, len(b.Nodes)-2)], 300, 5<<10, 50*time.Millisecond)
+}
+
+func roamTrial(ctx context.Context, b *scenario.Bed, set settings) error {
+	return b.Roam(ctx, 400, set.seed)
 }
 
 func outageTrial(ctx context.Context, b *scenario.Bed, set settings) error {

@@ -49,6 +49,7 @@ func all(ctx context.Context, t *testing.T, b *scenario.Bed) error {
 			return b.Spread(ctx, "n3", 50, 5<<10, 20*time.Millisecond)
 		}},
 		{"kubectl on every node", func() error { return kubectl(ctx, b) }},
+		{"clients move between nodes", func() error { return b.Roam(ctx, 40, 1) }},
 		{"nothing moves for a blink, no stranger joins", func() error {
 			return b.Blink(ctx, time.Second, 5*time.Second, func(ctx context.Context, stopped string) error {
 				return b.JoinRefused(ctx, stopped, "n1")
