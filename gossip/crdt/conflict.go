@@ -3,7 +3,9 @@ package crdt
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -42,6 +44,18 @@ func (c *Conflict) StatusOnly() bool {
 
 // MarshalText writes d as origin.seq.
 func (d Dot) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (d *Dot) UnmarshalText(text []byte) error {
+	origin, seq, ok := strings.Cut(string(text), ".")
+	o, err := strconv.ParseUint(origin, 16, 64)
+	n, seqErr := strconv.ParseUint(seq, 10, 64)
+	if !ok || err != nil || seqErr != nil {
+		return fmt.Errorf("parse dot %.60q: want origin.sequence", text)
+	}
+	*d = Dot{Origin: Origin(o), Seq: n}
+	return d.valid()
+}
 
 // sorted returns the conflicts in an order of their own.
 func (j *joiner) sorted() []Conflict {
