@@ -54,6 +54,11 @@ type Config struct {
 	// that ask for a state not older than that wait for it, for a few seconds.
 	CatchUp func(context.Context, crdt.Revision)
 
+	// Leads reports whether this node leads; it must not block. The API server's
+	// controllers make the writes that one node makes for all only then. Without
+	// it they always do.
+	Leads func() bool
+
 	// Filter, when there is one, sees each request before all else does.
 	Filter func(http.Handler) http.Handler
 }

@@ -169,6 +169,9 @@ func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, *schemas
 			return s.cfg.Filter(inner(h, c))
 		}
 	}
+	if s.cfg.Leads != nil {
+		(&leaderWrites{leads: s.cfg.Leads, stopped: ctx.Done()}).install(config)
+	}
 	changeStorage(config, &identities{
 		cluster: s.cfg.Cluster, past: s.cfg.Past,
 		namespaces: config.KubeAPIs.ControlPlane.VersionedInformers.Core().V1().Namespaces().Lister(),

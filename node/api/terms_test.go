@@ -50,6 +50,10 @@ type plane struct {
 	admin  *rest.Config
 	client kubernetes.Interface
 	seen   atomic.Int64 // requests that passed the filter
+
+	follows atomic.Bool  // this node does not lead
+	asked   atomic.Int64 // how often it was asked whether it leads
+	claims  atomic.Int64 // writes that are the leader's to make, as they arrive
 }
 
 func startPlane(t *testing.T) *plane {
@@ -76,9 +80,16 @@ func startPlane(t *testing.T) *plane {
 	cfg := api.DefaultConfig()
 	cfg.EtcdSocket, cfg.Port, cfg.PKI, cfg.NodeIP = socket.Socket, p.port, p.keys, netip.MustParseAddr("192.0.2.1")
 	cfg.Revision, cfg.Cluster = db.Revision, "the test's"
+	cfg.Leads = func() bool {
+		p.asked.Add(1)
+		return !p.follows.Load()
+	}
 	cfg.Filter = func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			p.seen.Add(1)
+			if r.Method != http.MethodGet && strings.Contains(r.URL.Path, "example.net") && strings.HasPrefix(r.URL.Path, "/apis/api") {
+				p.claims.Add(1)
+			}
 			next.ServeHTTP(w, r)
 		})
 	}
@@ -122,6 +133,7 @@ func TestTerms(t *testing.T) {
 	checkSchemas(t, p)
 	checkCustomResource(t, p)
 	checkProtobufIsRead(t, p)
+	checkFollower(t, p)
 	addNode(t, p)
 	first := 0
 	for n := uint64(1); n <= 6; n++ {
@@ -233,34 +245,45 @@ func checkCustomResource(t *testing.T, p *plane) {
 	t.Helper()
 	kinds, err := apiextensionsclient.NewForConfig(p.admin)
 	check(t, err)
+	_, err = kinds.ApiextensionsV1().CustomResourceDefinitions().Create(t.Context(), boatKind("example.org"), metav1.CreateOptions{})
+	check(t, err)
+	awaitBoat(t, p, "example.org")
+	await(t, "document of Boat", func(ctx context.Context) bool {
+		data, err := p.client.Discovery().RESTClient().Get().RequestURI("/openapi/v3").DoRaw(ctx)
+		return err == nil && strings.Contains(string(data), "apis/example.org/v1")
+	})
+}
+
+// boatKind is the kind Boat of a group.
+func boatKind(group string) *apiextensions.CustomResourceDefinition {
 	schema := apiextensions.JSONSchemaProps{Type: "object", Properties: map[string]apiextensions.JSONSchemaProps{
 		"spec": {Type: "object", Properties: map[string]apiextensions.JSONSchemaProps{"size": {Type: "integer"}}},
 	}}
-	_, err = kinds.ApiextensionsV1().CustomResourceDefinitions().Create(t.Context(), &apiextensions.CustomResourceDefinition{
-		ObjectMeta: metav1.ObjectMeta{Name: "boats.example.org"},
+	return &apiextensions.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: "boats." + group},
 		Spec: apiextensions.CustomResourceDefinitionSpec{
-			Group: "example.org", Scope: apiextensions.NamespaceScoped,
+			Group: group, Scope: apiextensions.NamespaceScoped,
 			Names: apiextensions.CustomResourceDefinitionNames{Plural: "boats", Kind: "Boat"},
 			Versions: []apiextensions.CustomResourceDefinitionVersion{{
 				Name: "v1", Served: true, Storage: true, Schema: &apiextensions.CustomResourceValidation{OpenAPIV3Schema: &schema},
 			}},
 		},
-	}, metav1.CreateOptions{})
-	check(t, err)
+	}
+}
+
+// awaitBoat waits until the API server takes a Boat.
+func awaitBoat(t *testing.T, p *plane, group string) {
+	t.Helper()
 	objects, err := dynamic.NewForConfig(p.admin)
 	check(t, err)
-	boats := objects.Resource(runtimeschema.GroupVersionResource{Group: "example.org", Version: "v1", Resource: "boats"}).Namespace("default")
+	boats := objects.Resource(runtimeschema.GroupVersionResource{Group: group, Version: "v1", Resource: "boats"}).Namespace("default")
 	boat := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "example.org/v1", "kind": "Boat", "metadata": map[string]any{"name": "one", "labels": map[string]any{"a": "b"}},
+		"apiVersion": group + "/v1", "kind": "Boat", "metadata": map[string]any{"name": "one", "labels": map[string]any{"a": "b"}},
 		"spec": map[string]any{"size": int64(7)},
 	}}
-	await(t, "kind Boat", func(ctx context.Context) bool {
+	await(t, "kind Boat of "+group, func(ctx context.Context) bool {
 		_, err := boats.Apply(ctx, "one", boat, metav1.ApplyOptions{FieldManager: "test"})
 		return err == nil
-	})
-	await(t, "document of Boat", func(ctx context.Context) bool {
-		data, err := p.client.Discovery().RESTClient().Get().RequestURI("/openapi/v3").DoRaw(ctx)
-		return err == nil && strings.Contains(string(data), "apis/example.org/v1")
 	})
 }
 
