@@ -89,6 +89,8 @@ func diffLists(old, now *node, t *Type, form string) *paths {
 		var n *node
 		if j := slices.Index(nowNames, name); j >= 0 {
 			n = now.items[j]
+		} else if t.least {
+			return &paths{whole: true} // the other side may take the last one
 		}
 		p.item(form, name, old.items[i], n, t.item())
 	}

@@ -7,10 +7,10 @@ func (r *Record) Born() Stamp {
 		return r.Stamp
 	}
 	s, err := decodeState(r)
-	if err != nil || len(s.lives) == 0 {
+	if err != nil || s.visible < 0 {
 		return r.Stamp
 	}
-	return s.lives[0].birth.stamp
+	return s.lives[s.visible].birth.stamp
 }
 
 // Seen returns the changes of the key that its state includes.

@@ -13,6 +13,7 @@ import (
 type Type struct {
 	atomic   bool             // one value, whatever it holds
 	required bool             // an object that is not legal with a part of its members
+	least    bool             // a list that is not legal when it is empty
 	form     string           // of a list: how its items are told apart; empty for a list that is one value
 	fields   map[string]*Type // of members by name
 	elem     *Type            // of other members, and of items
