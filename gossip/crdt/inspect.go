@@ -33,3 +33,14 @@ func (r *Record) Latest() Stamp {
 	}
 	return max(r.Stamp, s.high())
 }
+
+// Tombstone returns the state of a key that is known to hold nothing, although
+// the changes in seen were made: what is left when a tombstone was forgotten.
+// seen must cover dot.
+func Tombstone(key []byte, seen Vector, dot Dot, stamp Stamp) *Record {
+	s := &state{seen: seen.Clone(), joined: true, visible: -1}
+	s.seen.Note(dot)
+	r := &Record{Key: key, Dot: dot, Stamp: stamp}
+	s.show(r)
+	return r
+}

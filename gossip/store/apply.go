@@ -107,15 +107,20 @@ func (c *committer) applyOne(b *batch, came *crdt.Record) ([]crdt.Conflict, erro
 	if string(came.Key) == forgottenKey {
 		return nil, c.takeNote(b, came)
 	}
-	if c.head.claims.covers(came.Dot) && !came.Joined() {
+	if c.head.claims.covers(came.Dot) && (!came.Joined() || c.head.claims.includes(came.Seen())) {
 		return nil, nil
 	}
 	alive, last := c.head.get(came.Key)
 	var held *crdt.Record
 	var conflicts []crdt.Conflict
 	next := came
-	if last != nil && (last.joined || !came.Covers(last.dot)) {
+	switch {
+	case last == nil:
+		held = c.remains(came)
+	case last.joined || !came.Covers(last.dot):
 		held = c.held(came.Key, last)
+	}
+	if held != nil {
 		merged, outcome, lost, err := crdt.Merge(held, came)
 		if err != nil {
 			return nil, fmt.Errorf("apply: %w: %w", ErrRejected, err)
@@ -127,6 +132,27 @@ func (c *committer) applyOne(b *batch, came *crdt.Record) ([]crdt.Conflict, erro
 	}
 	c.take(b, came, next, alive, held)
 	return conflicts, nil
+}
+
+// remains returns what is left of a key that the index does not have: a
+// tombstone, if some of the changes that came were included here before. They
+// were deleted and forgotten, and must not come back.
+func (c *committer) remains(came *crdt.Record) *crdt.Record {
+	if came.Deleted {
+		return nil
+	}
+	common := crdt.Vector{}
+	var dot crdt.Dot
+	for o, seq := range came.Seen() {
+		if n := min(seq, c.head.claims.upTo(o)); n > 0 {
+			dot = crdt.Dot{Origin: o, Seq: n}
+			common.Note(dot)
+		}
+	}
+	if len(common) == 0 {
+		return nil
+	}
+	return crdt.Tombstone(came.Key, common, dot, 1)
 }
 
 // take appends what a change of a peer made of a key. Alive is the version that

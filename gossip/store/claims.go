@@ -17,14 +17,26 @@ type claims struct {
 	others crdt.Vector // of other incarnations; immutable
 }
 
-func (c *claims) covers(d crdt.Dot) bool {
-	switch d.Origin {
+// upTo returns the sequence up to which the changes of o are included.
+func (c *claims) upTo(o crdt.Origin) uint64 {
+	switch o {
 	case c.own.Origin:
-		return d.Seq <= c.own.Seq
+		return c.own.Seq
 	case c.memory.Origin:
-		return d.Seq <= c.memory.Seq
+		return c.memory.Seq
 	}
-	return c.others.Covers(d)
+	return c.others[o]
+}
+
+func (c *claims) covers(d crdt.Dot) bool { return d.Seq <= c.upTo(d.Origin) }
+
+func (c *claims) includes(v crdt.Vector) bool {
+	for o, seq := range v {
+		if seq > c.upTo(o) {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *claims) vector() crdt.Vector {

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+
 	"github.com/mootkube/moot/gossip/crdt"
 )
 
@@ -108,7 +110,7 @@ func (c *committer) describe(op *Op, last *version, p *prepared) (*crdt.Record, 
 	}
 	now := prepared{held: c.held(op.Key, last)}
 	if !cls.durable {
-		return now.held, crdt.Change{} // what is renewed all the time merges whole
+		return now.held, quickChange(op.Value)
 	}
 	return now.held, crdt.DescribeChange(now.value(), op.Value, c.store.cfg.Schema)
 }
@@ -127,3 +129,28 @@ func (c *committer) held(key []byte, last *version) *crdt.Record {
 	}
 	return r
 }
+
+// quickChange describes a put of what is renewed all the time, which merges
+// whole: two holders' fields of one Lease make no sense together.
+func quickChange(value []byte) crdt.Change {
+	return crdt.Change{UID: quickText(value, `"uid":"`), APIVersion: quickText(value, `"apiVersion":"`)}
+}
+
+// quickText returns the string after the first occurrence of name in an object
+// in JSON. Kubernetes writes the UID and the version of the object itself
+// before any other.
+func quickText(value []byte, name string) string {
+	i := bytes.Index(value, []byte(name))
+	if i < 0 {
+		return ""
+	}
+	text := value[i+len(name):]
+	end := bytes.IndexByte(text, '"')
+	if end < 0 || end > maxText {
+		return ""
+	}
+	return string(text[:end])
+}
+
+// maxText bounds what is taken for a UID or a version.
+const maxText = 256

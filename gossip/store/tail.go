@@ -111,33 +111,42 @@ func (t *Tail) signal() {
 // most. It fails with [ErrClosed] when the store closes, with [ErrForgotten]
 // when the peer has become too slow for what is remembered, and as ctx does.
 func (t *Tail) Next(ctx context.Context) (Frame, error) {
-	var missing *view // one that lacked a record it tells of
 	for {
-		t.takeAcked()
-		v := t.store.view.Load()
-		if t.cut == nil {
-			if err := t.sync(v); err != nil {
-				return Frame{}, err
-			}
+		f, delay, err := t.poll()
+		if err != nil || f.Vector != nil || f.Cut {
+			return f, err
 		}
-		if t.cut != nil {
-			return t.nextOfCut(ctx)
-		}
-		f, wait, err := t.window(v)
-		if errors.Is(err, errMissing) && v != missing {
-			missing = v
-			continue // compacted meanwhile: a newer view knows
-		}
-		if err != nil {
-			return Frame{}, fmt.Errorf("tail: %w", err)
-		}
-		if f.Vector != nil {
-			return f, nil
-		}
-		if err := t.wait(ctx, wait); err != nil {
+		if err := t.wait(ctx, delay); err != nil {
 			return Frame{}, err
 		}
 	}
+}
+
+// poll returns the next frame, an empty one when there is none yet, and how
+// long one is delayed then.
+func (t *Tail) poll() (Frame, time.Duration, error) {
+	t.takeAcked()
+	v := t.store.view.Load()
+	if t.cut == nil {
+		if err := t.sync(v); err != nil {
+			return Frame{}, 0, err
+		}
+	}
+	if t.cut == nil {
+		f, delay, err := t.window(v)
+		switch {
+		case err == nil:
+			return f, delay, nil
+		case !errors.Is(err, errMissing):
+			return Frame{}, 0, fmt.Errorf("tail: %w", err)
+		}
+		// Compacted under the tail's eyes.
+		if err := t.beginCut(); err != nil {
+			return Frame{}, 0, err
+		}
+	}
+	f, err := t.nextOfCut()
+	return f, 0, err
 }
 
 func (t *Tail) takeAcked() {
@@ -178,7 +187,7 @@ func (t *Tail) sync(v *view) error {
 		return nil
 	case t.have.Includes(v.past):
 		t.sent.Join(v.past)
-		t.next = max(t.next, v.floor, 1)
+		t.next = max(t.next, 1)
 		return nil
 	}
 	return t.beginCut()
@@ -186,6 +195,12 @@ func (t *Tail) sync(v *view) error {
 
 // lacks reports whether the peer may lack what v includes.
 func (t *Tail) lacks(v *version) bool { return v.joined || !t.have.Covers(v.dot) }
+
+// includes reports whether the peer has all of a record, which its dot alone
+// need not tell.
+func (t *Tail) includes(r *crdt.Record) bool {
+	return t.have.Covers(r.Dot) && (!r.Joined() || t.have.Includes(r.Seen()))
+}
 
 // window returns the next piece of history, without a vector when there is
 // none, and how long it is delayed then.
@@ -207,7 +222,9 @@ func (t *Tail) window(v *view) (Frame, time.Duration, error) {
 		if err != nil {
 			return Frame{}, 0, err
 		}
-		f.Records = append(f.Records, r)
+		if !t.includes(r) {
+			f.Records = append(f.Records, r)
+		}
 	}
 	if p.rev == v.rev {
 		t.sent = v.claims.vector()

@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -58,10 +57,7 @@ func compareBool(a, b bool) int {
 }
 
 // nextOfCut returns the next frame of the cut.
-func (t *Tail) nextOfCut(ctx context.Context) (Frame, error) {
-	if err := ctx.Err(); err != nil {
-		return Frame{}, err
-	}
+func (t *Tail) nextOfCut() (Frame, error) {
 	c := t.cut
 	f := Frame{Cut: true}
 	size := 0
@@ -71,7 +67,7 @@ func (t *Tail) nextOfCut(ctx context.Context) (Frame, error) {
 			return Frame{}, err
 		}
 		c.items = c.items[1:]
-		if r != nil {
+		if r != nil && !t.includes(r) {
 			f.Records = append(f.Records, r)
 			size += len(r.Key) + len(r.Value) + len(r.Meta)
 		}
