@@ -106,6 +106,26 @@ func (c *control) handle(mux *http.ServeMux) {
 	mux.HandleFunc("POST /restore", tells(c, receiveBackup))
 }
 
+// measure adds to the status what is kept in the store.
+func (c *control) measure(ctx context.Context, s *Status) {
+	on, err := c.controls()
+	if err != nil {
+		return
+	}
+	if found, err := on.Store.Range(ctx, conflictCount()); err == nil {
+		s.Conflicts = int(found.Count)
+	}
+	if r, err := on.Rotation.Status(ctx); err == nil && r.ID != "" && r.Stage != rotation.StageDone {
+		s.Rotation = &r
+	}
+}
+
+func conflictCount() store.RangeRequest {
+	end := []byte(store.ConflictPrefix)
+	end[len(end)-1]++
+	return store.RangeRequest{Key: []byte(store.ConflictPrefix), End: end, CountOnly: true}
+}
+
 // problem is how an error travels over the socket.
 type problem struct {
 	Error string `json:"error"`

@@ -33,12 +33,13 @@ func (n *Node) enterCluster(ctx context.Context) (*membership, error) {
 		return nil, fmt.Errorf("%w; to join one, remove %s first, or give another --data-dir", ErrLeft, n.cfg.DataDir)
 	case m == nil && n.cfg.Join == "":
 		m = n.cfg.newMembership(firstNumber)
-		m.Complete, n.founds = true, true
+		m.Complete, n.founds, n.enters = true, true, true
 		return m, n.cfg.saveMembership(m)
 	case m == nil:
 		if m, err = n.join(ctx); err != nil {
 			return nil, err
 		}
+		n.enters = true
 	case n.cfg.Join != "":
 		n.log.Info("this node is a member already, --join is not used", "name", m.Name)
 	}
@@ -71,8 +72,12 @@ func (n *Node) join(ctx context.Context) (*membership, error) {
 	if err != nil {
 		return nil, err
 	}
+	cluster, err := pki.ClusterID(n.cfg.pkiDir()) // of a join that was cut short, or a restore
+	if err != nil {
+		return nil, err
+	}
 	dialer := join.Dialer{Token: token, Request: join.Request{
-		Name: n.cfg.NodeName, Machine: machine, Address: n.cfg.peerAddr(), Version: Version,
+		Name: n.cfg.NodeName, Machine: machine, Address: n.cfg.peerAddr(), Version: Version, Cluster: cluster,
 	}}
 	began := time.Now()
 	grant, err := n.ask(ctx, &dialer)

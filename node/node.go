@@ -50,6 +50,7 @@ type Node struct {
 	board    board
 	control  control
 	founds   bool // this start begins a cluster
+	enters   bool // this start makes the node a member: it begins a cluster or joined one
 
 	left     chan struct{} // closed when this node has left its cluster
 	leftOnce sync.Once

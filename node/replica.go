@@ -108,7 +108,7 @@ func (n *Node) register(ctx context.Context, r *replica, m *membership) error {
 	settled, err := r.registry.Settle(ctx, join.Self{
 		Name: m.Name, Machine: machine, Number: m.Number,
 		Address: n.cfg.peerAddr(), API: n.cfg.APIPort, Version: Version,
-	}, n.founds)
+	}, n.enters)
 	if err != nil || settled.Number == m.Number {
 		return err
 	}

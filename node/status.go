@@ -33,12 +33,15 @@ type Status struct {
 
 	// What this node knows of the cluster: leader, digest, members and more.
 	gossip.Status
-	Conflicts int              `json:"conflicts"` // listed by moot conflicts
-	Rotation  *rotation.Status `json:"rotation,omitempty"`
+	Conflicts int              `json:"conflicts"`          // listed by moot conflicts
+	Rotation  *rotation.Status `json:"rotation,omitempty"` // of the members' keys, while one is under way
 
 	// Leading is what this node does as the leader, nil when another leads.
 	Leading *sched.Report `json:"leading,omitempty"`
 }
+
+// MemberStatus is a member and the replication between it and this node.
+type MemberStatus = gossip.MemberStatus
 
 // PartStatus is one component of the daemon.
 type PartStatus struct {
@@ -98,9 +101,11 @@ func serveStatus(ctx context.Context, socket string, read func() Status, control
 		return errors.Join(fmt.Errorf("protect status socket: %w", err), listener.Close())
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		s := read()
+		control.measure(r.Context(), &s)
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(read()) // the client hung up: nobody to tell
+		_ = json.NewEncoder(w).Encode(s) // the client hung up: nobody to tell
 	})
 	control.handle(mux)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

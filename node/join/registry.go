@@ -85,15 +85,17 @@ var ErrRemoved = errors.New("this node was removed from the cluster")
 // side of a cut. Two things may have happened there. The number was given to an
 // older member too: the younger, this node, takes another, and Number differs
 // from self's. Or the name was: the older member keeps it, and the younger gets
-// [ErrNameTaken]. A node that was removed gets [ErrRemoved], unless first is
-// set, which the member that a cluster begins with does on its first start.
-func (r *Registry) Settle(ctx context.Context, self Self, first bool) (Registration, error) {
+// [ErrNameTaken]. A node that was removed gets [ErrRemoved]; entering is set by
+// one that began the cluster or joined it in this start, whose registration may
+// not have reached the replica yet.
+func (r *Registry) Settle(ctx context.Context, self Self, entering bool) (Registration, error) {
 	all, err := r.List(ctx)
 	if err != nil {
 		return Registration{}, err
 	}
 	machine := hashOf(string(self.Machine))
-	if !slices.ContainsFunc(all, func(m Registration) bool { return m.Name == self.Name }) && !first {
+	known := slices.ContainsFunc(all, func(m Registration) bool { return m.Name == self.Name })
+	if !known && !entering && len(all) > 0 {
 		return Registration{}, fmt.Errorf("register %s: %w; remove its data directory and join it again with a token", self.Name, ErrRemoved)
 	}
 	var settled Registration

@@ -30,10 +30,8 @@ func TestSettle(t *testing.T) {
 	r := NewRegistry(openStore(t), func() time.Time { return now })
 	self := Self{Name: "n1", Machine: "mine", Address: netip.MustParseAddrPort("192.0.2.1:7443"), API: 6443, Version: "0.1.0"}
 
-	if _, err := r.Settle(t.Context(), self, false); !errors.Is(err, ErrRemoved) {
-		t.Errorf("a member that is not registered: %v", err)
-	}
-	reg, err := r.Settle(t.Context(), self, true)
+	// A cluster's first member that was killed before it was registered.
+	reg, err := r.Settle(t.Context(), self, false)
 	if err != nil || reg.Number != firstNumber || reg.Machine == "mine" || !reg.Joined.Equal(now) {
 		t.Fatalf("first member %+v: %v", reg, err)
 	}
@@ -67,6 +65,13 @@ func TestSettle(t *testing.T) {
 	}
 	if removed, err := r.Remove(t.Context(), "n1"); err != nil || removed {
 		t.Errorf("remove again: %v, %v", removed, err)
+	}
+	if _, err := r.Settle(t.Context(), self, false); !errors.Is(err, ErrRemoved) {
+		t.Errorf("a member that was removed: %v", err)
+	}
+	self.Number = 4711
+	if reg, err := r.Settle(t.Context(), self, true); err != nil || reg.Number != 4711 {
+		t.Errorf("a machine that joined just now: %+v, %v", reg, err)
 	}
 }
 
