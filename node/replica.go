@@ -123,6 +123,9 @@ func (n *Node) register(ctx context.Context, r *replica, m *membership) error {
 // measure fills in what the replica says of itself and of the cluster.
 func (r *replica) measure(s *Status) {
 	s.Status = r.agent.Status()
+	if conflicts, err := r.db.Conflicts(context.Background()); err == nil {
+		s.Conflicts = len(conflicts)
+	}
 	s.Store = StoreStatus{Revision: r.db.Revision(), CompactedRevision: r.db.CompactRevision(), Bytes: r.db.Size()}
 }
 

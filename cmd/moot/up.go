@@ -1,9 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,6 +59,7 @@ without the dashes; the command line wins.`,
 			if err := opts.loadToken(); err != nil {
 				return err
 			}
+			environment := os.Environ()
 			notifier, err := node.TakeNotifier()
 			if err != nil {
 				return err
@@ -68,7 +75,11 @@ without the dashes; the command line wins.`,
 			if err != nil {
 				return err
 			}
-			return n.Run(cmd.Context())
+			err = n.Run(cmd.Context())
+			if errors.Is(err, node.ErrStartAgain) {
+				return startAgain(err, time.Since(began), environment, log)
+			}
+			return err
 		},
 	}
 	opts.addFlags(cmd.Flags())
@@ -87,4 +98,32 @@ func printProgress(e node.Progress, began time.Time) {
 	for _, line := range e.Notes {
 		fmt.Printf("         %s\n", line)
 	}
+}
+
+// startsVariable counts, for the program that replaces this one, how often that
+// has happened; maxStarts ends a loop.
+const (
+	startsVariable = "MOOT_STARTS"
+	maxStarts      = 5
+	loopWithin     = 10 * time.Minute // a start that lasted longer is not part of a loop
+)
+
+// startAgain replaces this program by itself, as a service manager would: the
+// daemon has stopped, and the next start does what this one could not.
+func startAgain(cause error, ran time.Duration, environment []string, log *slog.Logger) error {
+	starts, _ := strconv.Atoi(os.Getenv(startsVariable)) // absent: the first time
+	if ran > loopWithin {
+		starts = 0
+	}
+	if starts++; starts > maxStarts {
+		return fmt.Errorf("started again %d times: %w", maxStarts, cause)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	log.Warn("starting again", "err", cause)
+	environment = slices.DeleteFunc(environment, func(v string) bool { return strings.HasPrefix(v, startsVariable+"=") })
+	environment = append(environment, fmt.Sprintf("%s=%d", startsVariable, starts))
+	return errors.Join(cause, syscall.Exec(program, os.Args, environment))
 }
