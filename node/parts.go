@@ -131,6 +131,7 @@ func (n *Node) apiPart(keys *pki.Bundle, r *replica) (part, error) {
 	cfg.ServiceCIDR, cfg.ClusterDomain = n.cfg.ServiceCIDR, n.cfg.ClusterDomain
 	cfg.PKI, cfg.Args = keys, n.cfg.APIServerArgs
 	cfg.Cluster, cfg.Revision = keys.Cluster, r.db.Revision
+	cfg.Leads = func() bool { return leads(r.agent) }
 	cfg.CatchUp = func(ctx context.Context, _ crdt.Revision) {
 		if err := r.agent.CatchUp(ctx); err != nil {
 			n.log.Debug("a read goes on without all that the members have", "err", err)
