@@ -131,6 +131,8 @@ func (n *Node) apiPart(keys *pki.Bundle, r *replica) (part, error) {
 	cfg.ServiceCIDR, cfg.ClusterDomain = n.cfg.ServiceCIDR, n.cfg.ClusterDomain
 	cfg.PKI, cfg.Args = keys, n.cfg.APIServerArgs
 	cfg.Cluster, cfg.Revision = keys.Cluster, r.db.Revision
+	cfg.Past = func(key string) []byte { return r.db.Remembered([]byte(key)).Append(nil) }
+	cfg.Leads = func() bool { return leads(r.agent) }
 	cfg.Leads = func() bool { return leads(r.agent) }
 	cfg.CatchUp = func(ctx context.Context, _ crdt.Revision) {
 		if err := r.agent.CatchUp(ctx); err != nil {
