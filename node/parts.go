@@ -65,7 +65,7 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *repl
 	}
 	n.board.measureBy(r.measure)
 	for _, together := range [][]part{
-		{n.statusPart(), n.addressPart(), r.storePart()},
+		{n.statusPart(), n.addressPart(), n.storePart(r)},
 		{n.gossipPart(r, m)},
 		{etcdPart},
 		{apiPart, runtimePart, rotationPart(rotation)},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/mootkube/moot/gossip"
@@ -28,6 +29,7 @@ type replica struct {
 	identity *pki.PeerIdentity
 	tokens   *join.Tokens
 	registry *join.Registry
+	schemas  *schemas
 }
 
 func (c *Config) storeDir() string { return filepath.Join(c.DataDir, "store") }
@@ -43,9 +45,9 @@ func (n *Node) openReplica(m *membership, keys *pki.Bundle) (*replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &replica{identity: identity}
+	r := &replica{identity: identity, schemas: newSchemas()}
 	cfg := store.DefaultConfig(n.cfg.storeDir())
-	cfg.Log, cfg.Node = n.log, m.Number
+	cfg.Log, cfg.Node, cfg.Schema = n.log, m.Number, r.schemas
 	cfg.Hold = func(rev int64, release func()) { r.agent.Hold(rev, release) }
 	db, err := store.Open(cfg)
 	if err != nil {
@@ -130,10 +132,15 @@ func (r *replica) measure(s *Status) {
 }
 
 // storePart runs the store. It closes it at the end.
-func (r *replica) storePart() part {
+func (n *Node) storePart(r *replica) part {
 	return part{name: "store", stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
 		ready()
-		return errors.Join(r.db.Run(ctx), r.db.Close())
+		var group sync.WaitGroup
+		group.Go(func() { r.schemas.follow(ctx, r.db, n.log) })
+		err := r.db.Run(ctx)
+		err = errors.Join(err, r.db.Close())
+		group.Wait()
+		return err
 	}}
 }
 
