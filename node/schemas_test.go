@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/mootkube/moot/gossip/store"
 )
@@ -37,8 +38,12 @@ func TestSchemasFollowDefinitions(t *testing.T) {
 	}
 	await := func(known bool) {
 		t.Helper()
+		tick, late := time.NewTicker(time.Millisecond), time.After(time.Minute)
+		defer tick.Stop()
 		for (s.Type("example.com/v1", "Shop") != nil) != known {
-			if t.Context().Err() != nil {
+			select {
+			case <-tick.C:
+			case <-late:
 				t.Fatalf("the kind stays known=%v", !known)
 			}
 		}
