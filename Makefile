@@ -21,7 +21,7 @@ LDFLAGS = -s -w -X $(VERSION_PKG).gitVersion=$(KUBE_VERSION)+moot-$(MOOT_VERSION
 	-X $(VERSION_PKG).gitTreeState=clean
 
 # Packages that build without k8s.io/kubernetes: quick to test, fit for -race.
-PURE := ./ebpf/... ./gossip/crdt/... ./gossip/store/... ./gossip/etcd ./gossip/etcd/difftest/... ./node/pki/...
+PURE := ./ebpf/... ./gossip ./gossip/crdt/... ./gossip/store/... ./gossip/etcd ./gossip/etcd/difftest/... ./node/join/... ./node/backup/... ./node/pki/...
 FUZZTIME ?= 20s
 NODES ?= 3
 

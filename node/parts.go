@@ -133,7 +133,6 @@ func (n *Node) apiPart(keys *pki.Bundle, r *replica) (part, error) {
 	cfg.Cluster, cfg.Revision = keys.Cluster, r.db.Revision
 	cfg.Past = func(key string) []byte { return r.db.Remembered([]byte(key)).Append(nil) }
 	cfg.Leads = func() bool { return leads(r.agent) }
-	cfg.Leads = func() bool { return leads(r.agent) }
 	cfg.CatchUp = func(ctx context.Context, _ crdt.Revision) {
 		if err := r.agent.CatchUp(ctx); err != nil {
 			n.log.Debug("a read goes on without all that the members have", "err", err)
