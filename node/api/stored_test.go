@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
@@ -125,5 +127,32 @@ func checkSharedUIDs(t *testing.T, p *plane) {
 		if len(object.Metadata.UID) != 36 || object.Metadata.UID[14] != want {
 			t.Errorf("%s has the UID %s, want version %c", key, object.Metadata.UID, want)
 		}
+	}
+}
+
+// checkMadeAgain holds an object with a shared UID to get another when it is
+// deleted and made again.
+func checkMadeAgain(t *testing.T, p *plane) {
+	t.Helper()
+	const address = "10.43.77.77"
+	seen := map[string]bool{}
+	for range 3 {
+		service := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: "again"},
+			Spec:       corev1.ServiceSpec{ClusterIP: address, Ports: []corev1.ServicePort{{Port: 80}}},
+		}
+		_, err := p.client.CoreV1().Services("default").Create(t.Context(), service, metav1.CreateOptions{})
+		check(t, err)
+		held, err := p.client.NetworkingV1().IPAddresses().Get(t.Context(), address, metav1.GetOptions{})
+		check(t, err)
+		if uid := string(held.UID); seen[uid] || uid[14] != '8' {
+			t.Errorf("the address, made again, has the UID %s", uid)
+		}
+		seen[string(held.UID)] = true
+		check(t, p.client.CoreV1().Services("default").Delete(t.Context(), "again", metav1.DeleteOptions{}))
+		await(t, "the address to be free", func(ctx context.Context) bool {
+			_, err := p.client.NetworkingV1().IPAddresses().Get(ctx, address, metav1.GetOptions{})
+			return apierrors.IsNotFound(err)
+		})
 	}
 }

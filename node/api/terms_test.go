@@ -80,6 +80,7 @@ func startPlane(t *testing.T) *plane {
 	cfg := api.DefaultConfig()
 	cfg.EtcdSocket, cfg.Port, cfg.PKI, cfg.NodeIP = socket.Socket, p.port, p.keys, netip.MustParseAddr("192.0.2.1")
 	cfg.Revision, cfg.Cluster = db.Revision, "the test's"
+	cfg.Past = func(key string) []byte { return db.Remembered([]byte(key)).Append(nil) }
 	cfg.Leads = func() bool {
 		p.asked.Add(1)
 		return !p.follows.Load()
@@ -134,6 +135,7 @@ func TestTerms(t *testing.T) {
 	checkCustomResource(t, p)
 	checkProtobufIsRead(t, p)
 	checkFollower(t, p)
+	checkMadeAgain(t, p)
 	addNode(t, p)
 	first := 0
 	for n := uint64(1); n <= 6; n++ {
