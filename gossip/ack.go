@@ -225,13 +225,6 @@ func (q *ackQueue) acked(name string) int64 {
 	return 0
 }
 
-// best returns the newest revision that any peer has on disk.
-func (q *ackQueue) best() int64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.bestLocked()
-}
-
 func (q *ackQueue) count() AckCounts {
 	q.mu.Lock()
 	defer q.mu.Unlock()

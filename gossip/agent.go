@@ -70,7 +70,8 @@ type running struct {
 	serf      *serf.Serf
 	gate      *gate
 	keyring   *memberlist.Keyring
-	joined    atomic.Bool // some other member took this node
+	joining   chan struct{} // held while serf joins
+	joined    atomic.Bool   // some other member took this node
 }
 
 // New returns an agent; [Agent.Run] starts it.
@@ -111,7 +112,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open gossip port: %w", err)
 	}
-	r := &running{ctx: ctx, port: port, transport: newTransport(port, a.advertise(), label(a.cfg.Cluster), a.log)}
+	r := &running{ctx: ctx, port: port, joining: make(chan struct{}, 1), transport: newTransport(ctx, port, a.advertise(), label(a.cfg.Cluster), a.log)}
 	g.Go(r.transport.receive)
 	if err := a.newSerf(r); err != nil {
 		_ = r.transport.Shutdown()

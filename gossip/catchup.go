@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -24,14 +25,23 @@ func (a *Agent) ask(ctx context.Context, m Member) (crdt.Vector, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.CatchUpWait)
 	defer cancel()
-	conn, _, w, err := a.open(ctx, r, m.Addr, m.Name, modeAsk)
+	w, err := a.askAt(ctx, r, m.Addr, m.Name)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", m.Name, err)
 	}
-	_ = conn.Close()
 	a.link(m.Name).learn(w.Vector)
 	a.stability.learn(w.Stable)
 	return w.Vector, nil
+}
+
+// askAt asks the member at an address who it is and what it has.
+func (a *Agent) askAt(ctx context.Context, r *running, at netip.AddrPort, name string) (welcome, error) {
+	conn, _, w, err := a.open(ctx, r, at, name, modeAsk)
+	if err != nil {
+		return welcome{}, err
+	}
+	_ = conn.Close()
+	return w, nil
 }
 
 // CatchUp waits until this replica has what every reachable member had when it
@@ -147,7 +157,9 @@ func (a *Agent) awaitFrom(ctx context.Context, goal crdt.Vector, name string) er
 			a.mu.Unlock()
 			if !live {
 				cancel()
-				<-finished
+				if err := <-finished; err == nil {
+					return nil
+				}
 				return errors.New("the peer is gone")
 			}
 		}
@@ -166,11 +178,10 @@ func (a *Agent) leftBehind(ctx context.Context, r *running, l *link) {
 	if !ok {
 		return
 	}
-	conn, _, w, err := a.open(ctx, r, to, l.name, modeAsk)
+	w, err := a.askAt(ctx, r, to, l.name)
 	if err != nil {
 		return
 	}
-	_ = conn.Close()
 	if err := a.replica.wipe(ctx, a.cfg.Store, w.Vector); err != nil {
 		a.log.Error("replica is not wiped", "err", err)
 		return

@@ -79,7 +79,7 @@ func (a *Agent) followOnce(ctx context.Context, r *running, l *link) error {
 	l.learn(greeting.Vector)
 	a.stability.learn(greeting.Stable)
 	l.up()
-	f := &follower{agent: a, link: l, conn: conn, in: in, queue: newPartQueue(2 * windowBytes), acking: newSignal(), life: a.replica.now()}
+	f := &follower{agent: a, link: l, conn: conn, in: in, queue: newPartQueue(2 * windowBytes), acking: newSignal(), writing: newTurnstile(), life: a.replica.now()}
 	return f.run(ctx, greeting)
 }
 
@@ -144,7 +144,7 @@ type follower struct {
 	queue *partQueue
 	life  int // of the replica
 
-	writing sync.Mutex
+	writing turnstile
 	told    crdt.Vector // what the peer has been told that this node has
 
 	acking signal
@@ -367,8 +367,8 @@ func (f *follower) sendAck() error {
 	f.mu.Lock()
 	m := ack{Parts: f.parts, Revision: f.upTo}
 	f.mu.Unlock()
-	f.writing.Lock()
-	defer f.writing.Unlock()
+	f.writing.lock()
+	defer f.writing.unlock()
 	news := newsFor(f.told, f.agent.cfg.Store.Vector())
 	if f.told == nil {
 		f.told = crdt.Vector{}
@@ -379,8 +379,8 @@ func (f *follower) sendAck() error {
 }
 
 func (f *follower) write(t messageType, body []byte) error {
-	f.writing.Lock()
-	defer f.writing.Unlock()
+	f.writing.lock()
+	defer f.writing.unlock()
 	return f.writeLocked(t, body)
 }
 

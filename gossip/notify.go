@@ -42,3 +42,12 @@ func (s *subscribers) fire() {
 		c.fire()
 	}
 }
+
+// turnstile is a lock that is held while waiting for the network. Unlike a
+// mutex it is a channel, so that a test's clock can go on meanwhile.
+type turnstile chan struct{}
+
+func newTurnstile() turnstile { return make(turnstile, 1) }
+
+func (t turnstile) lock()   { t <- struct{}{} }
+func (t turnstile) unlock() { <-t }

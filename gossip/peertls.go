@@ -37,8 +37,7 @@ func serverTLS(identity func() (*tls.Certificate, *x509.CertPool, error)) *tls.C
 			if protocol != ProtocolJoin {
 				cfg.ClientAuth = tls.RequireAnyClientCert // and VerifyConnection verifies it
 				cfg.VerifyConnection = func(s tls.ConnectionState) error {
-					_, err := verifyPeer(s, roots, "")
-					return err
+					return verifyPeer(s, roots, "")
 				}
 			}
 			return cfg, nil
@@ -64,20 +63,17 @@ func clientTLS(identity func() (*tls.Certificate, *x509.CertPool, error), name, 
 			if s.NegotiatedProtocol != protocol {
 				return fmt.Errorf("%w: protocol %q agreed", errStranger, s.NegotiatedProtocol)
 			}
-			_, err := verifyPeer(s, roots, name)
-			return err
+			return verifyPeer(s, roots, name)
 		},
 	}, nil
 }
 
-// verifyPeer returns the name that the peer has proved: the common name of a
-// certificate of the peer authority. It fails when that is not want, unless
-// want is empty.
-func verifyPeer(s tls.ConnectionState, roots *x509.CertPool, want string) (string, error) {
+// verifyPeer checks that the peer has a certificate of the peer authority, for
+// the name want unless that is empty.
+func verifyPeer(s tls.ConnectionState, roots *x509.CertPool, want string) error {
 	if len(s.PeerCertificates) == 0 {
-		return "", fmt.Errorf("%w: no certificate", errStranger)
+		return fmt.Errorf("%w: no certificate", errStranger)
 	}
-	leaf := s.PeerCertificates[0]
 	opts := x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: x509.NewCertPool(),
@@ -86,12 +82,15 @@ func verifyPeer(s tls.ConnectionState, roots *x509.CertPool, want string) (strin
 	for _, c := range s.PeerCertificates[1:] {
 		opts.Intermediates.AddCert(c)
 	}
-	if _, err := leaf.Verify(opts); err != nil {
-		return "", fmt.Errorf("%w: %w", errStranger, err)
+	if _, err := s.PeerCertificates[0].Verify(opts); err != nil {
+		return fmt.Errorf("%w: %w", errStranger, err)
 	}
-	name := leaf.Subject.CommonName
-	if name == "" || want != "" && name != want {
-		return "", fmt.Errorf("%w: it is %q, not %q", errStranger, name, want)
+	if name := peerName(s); name == "" || want != "" && name != want {
+		return fmt.Errorf("%w: it is %q, not %q", errStranger, name, want)
 	}
-	return name, nil
+	return nil
 }
+
+// peerName is the name that the peer has proved: the common name of its
+// certificate.
+func peerName(s tls.ConnectionState) string { return s.PeerCertificates[0].Subject.CommonName }

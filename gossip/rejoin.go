@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -29,9 +28,9 @@ type seeker struct {
 // how a node comes back, and how the two sides of a cut become one again.
 func (a *Agent) rejoin(ctx context.Context, r *running) error {
 	s := seeking{agent: a, run: r, at: make(map[netip.AddrPort]*seeker), done: make(chan netip.AddrPort)}
+	ctx, cancel := context.WithCancel(ctx)
 	defer s.wg.Wait()
-	stop := context.AfterFunc(ctx, func() {})
-	defer stop()
+	defer cancel()
 	tick := time.NewTicker(seekEvery)
 	defer tick.Stop()
 	for {
@@ -170,17 +169,24 @@ func (a *Agent) sought() map[netip.AddrPort]string {
 // join tries to become one cluster with the member at an address.
 func (a *Agent) join(ctx context.Context, r *running, at netip.AddrPort, name string) error {
 	// Cheaper than to let serf find out, which tries one address at a time.
-	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	c, proved, err := r.port.Dial(dialCtx, at, name, ProtocolGossip)
+	w, err := a.askAt(ctx, r, at, name)
 	if err != nil {
 		return err
 	}
-	_ = c.Close()
-	if proved == a.cfg.Name {
-		return errors.New("the address is this node's own, or another's with its name")
+	if w.Name == a.cfg.Name {
+		if w.Birth != a.cfg.Birth {
+			r.gate.suspect(at)
+		}
+		return nil
 	}
-	if _, err := r.serf.Join([]string{proved + "/" + at.String()}, true); err != nil {
+	// Serf takes one at a time anyway; to wait here can be given up.
+	select {
+	case r.joining <- struct{}{}:
+		defer func() { <-r.joining }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if _, err := r.serf.Join([]string{w.Name + "/" + at.String()}, true); err != nil {
 		return err
 	}
 	r.joined.Store(true)
@@ -190,12 +196,11 @@ func (a *Agent) join(ctx context.Context, r *running, at netip.AddrPort, name st
 // settleClash finds out whether another daemon with this node's name lives at
 // an address. The older of the two stays.
 func (a *Agent) settleClash(ctx context.Context, r *running, at netip.AddrPort) error {
-	conn, _, w, err := a.open(ctx, r, at, a.cfg.Name, modeAsk)
+	w, err := a.askAt(ctx, r, at, a.cfg.Name)
 	if err != nil {
 		a.log.Debug("nobody else has this node's name", "addr", at, "err", err)
 		return nil
 	}
-	_ = conn.Close()
 	switch {
 	case w.Birth == a.cfg.Birth && w.Origin == a.cfg.Store.Origin():
 		return nil // it is this node, by another address

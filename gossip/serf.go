@@ -140,12 +140,17 @@ func (g *gate) NotifyMerge(members []*serf.Member) error {
 		if m.Name != g.self || at == g.addr || m.Status == serf.StatusLeft {
 			continue
 		}
-		select {
-		case g.clash <- at:
-		default:
-		}
+		g.suspect(at)
 	}
 	return nil
+}
+
+// suspect has it looked into whether someone else has this node's name.
+func (g *gate) suspect(at netip.AddrPort) {
+	select {
+	case g.clash <- at:
+	default:
+	}
 }
 
 // refusal returns why members were last kept out, and forgets it.

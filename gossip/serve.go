@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,7 +30,7 @@ func (a *Agent) serve(ctx context.Context, s Stream) {
 	defer s.Close() //nolint:errcheck // it is over
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	v := &server{agent: a, conn: s.Conn, in: bufio.NewReaderSize(s.Conn, 16<<10), peer: s.Peer}
+	v := &server{agent: a, conn: s.Conn, in: bufio.NewReaderSize(s.Conn, 16<<10), peer: s.Peer, writing: newTurnstile()}
 	if err := v.run(ctx); err != nil && ctx.Err() == nil {
 		a.log.Log(ctx, slog.LevelDebug, "stream to a peer ended", "peer", s.Peer, "err", err)
 	}
@@ -46,7 +45,7 @@ type server struct {
 	link  *link
 	tail  Tail
 
-	writing sync.Mutex
+	writing turnstile
 	told    crdt.Vector // what of this node's vector has been sent
 	stable  crdt.Vector
 
@@ -111,7 +110,7 @@ func (v *server) greet() (hello, error) {
 		err = &failure{fail{Code: failCluster, Text: "this is another cluster"}}
 	case h.Name != v.peer:
 		err = &failure{fail{Code: failOther, Text: "the name is not that of the certificate"}}
-	case h.Mode == modeTail && !a.room(v.peer):
+	case h.Mode == modeTail && !a.room():
 		err = &failure{fail{Code: failBusy, Text: refusalsText}}
 	case h.Mode != modeTail && h.Mode != modeAsk:
 		err = fmt.Errorf("%w: mode %d", errWire, h.Mode)
@@ -135,8 +134,8 @@ func (v *server) refuse(err error) error {
 	} else if errors.Is(err, store.ErrForgotten) {
 		f.Code = failForgotten
 	}
-	v.writing.Lock()
-	defer v.writing.Unlock()
+	v.writing.lock()
+	defer v.writing.unlock()
 	return errors.Join(err, send(v.conn, msgFail, f.encode()))
 }
 
@@ -220,8 +219,8 @@ func (v *server) beat(probe int64) error {
 	if probe != 0 {
 		b.Digest, b.Whole = a.digest()
 	}
-	v.writing.Lock()
-	defer v.writing.Unlock()
+	v.writing.lock()
+	defer v.writing.unlock()
 	return send(v.conn, msgBeat, b.encode())
 }
 
@@ -288,8 +287,8 @@ func (v *server) sendPart(ctx context.Context, p *records, cut bool) error {
 }
 
 func (v *server) send(t messageType, body []byte) error {
-	v.writing.Lock()
-	defer v.writing.Unlock()
+	v.writing.lock()
+	defer v.writing.unlock()
 	return send(v.conn, t, body)
 }
 
@@ -317,8 +316,8 @@ func (a *Agent) relayDelay() func(crdt.Origin) time.Duration {
 	}
 }
 
-// room reports whether another stream of the peer may be served.
-func (a *Agent) room(peer string) bool {
+// room reports whether another stream may be served.
+func (a *Agent) room() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	streams := 0

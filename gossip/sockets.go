@@ -42,6 +42,7 @@ func (sockets) Open(e Endpoint) (Port, error) {
 		handshakes: places[netip.Addr]{each: handshakesEach, strangers: handshakesStranger},
 		refusals:   limitedLog{log: e.Log},
 		conns:      make(map[net.Conn]struct{}),
+		done:       make(chan struct{}),
 	}, nil
 }
 
@@ -55,6 +56,7 @@ type socketPort struct {
 	refusals   limitedLog
 	strangers  atomic.Uint64
 	busy       atomic.Uint64
+	done       chan struct{} // closed by Close
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{} // open, of both directions
@@ -103,10 +105,12 @@ func (p *socketPort) Serve(handle func(Stream)) error {
 
 // pause waits a little, and reports false when the port closes meanwhile.
 func (p *socketPort) pause() bool {
-	time.Sleep(50 * time.Millisecond)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return !p.closed
+	select {
+	case <-p.done:
+		return false
+	case <-time.After(50 * time.Millisecond):
+		return true
+	}
 }
 
 // accept shakes hands.
@@ -122,7 +126,7 @@ func (p *socketPort) accept(raw net.Conn) (Stream, error) {
 	}
 	s := Stream{Conn: c, Protocol: c.ConnectionState().NegotiatedProtocol}
 	if s.Protocol != ProtocolJoin {
-		s.Peer = c.ConnectionState().PeerCertificates[0].Subject.CommonName
+		s.Peer = peerName(c.ConnectionState())
 	}
 	return s, nil
 }
@@ -158,7 +162,7 @@ func (p *socketPort) Dial(ctx context.Context, to netip.AddrPort, name, protocol
 		_ = conn.Close()
 		return nil, "", err
 	}
-	return c, c.ConnectionState().PeerCertificates[0].Subject.CommonName, nil
+	return c, peerName(c.ConnectionState()), nil
 }
 
 func (p *socketPort) ReadPacket(b []byte) (int, netip.AddrPort, error) {
@@ -183,6 +187,7 @@ func (p *socketPort) Close() error {
 		return nil
 	}
 	p.closed = true
+	close(p.done)
 	conns := make([]net.Conn, 0, len(p.conns))
 	for c := range p.conns {
 		conns = append(conns, c)

@@ -23,17 +23,16 @@ func (s *stability) get() crdt.Vector {
 	return s.vector
 }
 
-// learn joins in what is stable, and reports whether that is news.
-func (s *stability) learn(v crdt.Vector) bool {
+// learn joins in what is stable.
+func (s *stability) learn(v crdt.Vector) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(v) == 0 || s.vector.Includes(v) {
-		return false
+		return
 	}
 	next := s.vector.Clone()
 	next.Join(v)
 	s.vector = next
-	return true
 }
 
 // keepStable tells the store what is stable.

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +29,7 @@ type transport struct {
 	header    []byte // of each datagram
 	packets   chan *memberlist.Packet
 	streams   chan net.Conn
-	done      chan struct{}
+	ctx       context.Context // until Shutdown; memberlist knows no contexts
 	close     func()
 	foreign   atomic.Uint64
 	dropped   atomic.Uint64
@@ -39,17 +38,16 @@ type transport struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-func newTransport(port Port, advertise netip.AddrPort, label string, log *slog.Logger) *transport {
+func newTransport(ctx context.Context, port Port, advertise netip.AddrPort, label string, log *slog.Logger) *transport {
 	t := &transport{
 		port:      port,
 		advertise: advertise,
 		header:    append([]byte{labelByte, byte(len(label))}, label...),
 		packets:   make(chan *memberlist.Packet, 256),
 		streams:   make(chan net.Conn),
-		done:      make(chan struct{}),
 		refusals:  limitedLog{log: log},
 	}
-	t.close = sync.OnceFunc(func() { close(t.done) })
+	t.ctx, t.close = context.WithCancel(ctx)
 	return t
 }
 
@@ -64,7 +62,7 @@ func (t *transport) receive() error {
 			return nil
 		case err != nil:
 			select {
-			case <-t.done:
+			case <-t.ctx.Done():
 				return nil
 			case <-time.After(50 * time.Millisecond):
 			}
@@ -89,7 +87,7 @@ func (t *transport) hand(c net.Conn) {
 	defer timeout.Stop()
 	select {
 	case t.streams <- c:
-	case <-t.done:
+	case <-t.ctx.Done():
 		_ = c.Close()
 	case <-timeout.C:
 		_ = c.Close()
@@ -121,7 +119,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if err != nil {
 		return nil, fmt.Errorf("dial member: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(t.ctx, min(timeout, dialTimeout))
 	defer cancel()
 	c, _, err := t.port.Dial(ctx, to, a.Name, ProtocolGossip)
 	return c, err
