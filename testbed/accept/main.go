@@ -3,7 +3,7 @@
 // prints what they measured. The exit status is 1 when a promise did not hold,
 // or when anything is left on the machine.
 //
-//	accept [--nodes N] [--rounds N] [--for DURATION] [--seed N] NAME...
+//	accept [--nodes N] [--rounds N] [--for DURATION] [--cut DURATION] [--seed N] NAME...
 package main
 
 import (
@@ -42,12 +42,14 @@ type settings struct {
 	nodes   int
 	rounds  int
 	soak    time.Duration
+	hold    time.Duration
+	wait    time.Duration
 	seed    uint64
 	verbose bool
 }
 
 func newRoot() *cobra.Command {
-	set := settings{bin: "bin", nodes: 5, rounds: 3, soak: 30 * time.Minute, seed: rand.Uint64N(1e9)}
+	set := settings{bin: "bin", nodes: 5, rounds: 3, soak: 30 * time.Minute, hold: time.Minute, wait: 5 * time.Minute, seed: rand.Uint64N(1e9)}
 	if d, err := time.ParseDuration(os.Getenv("MOOT_SOAK")); err == nil {
 		set.soak = d
 	}
@@ -76,6 +78,8 @@ func newRoot() *cobra.Command {
 	f.IntVar(&set.nodes, "nodes", set.nodes, "how many nodes")
 	f.IntVar(&set.rounds, "rounds", set.rounds, "how often what is timed is repeated")
 	f.DurationVar(&set.soak, "for", set.soak, "how long the chaos lasts (MOOT_SOAK)")
+	f.DurationVar(&set.hold, "cut", set.hold, "how long a cut lasts")
+	f.DurationVar(&set.wait, "patience", set.wait, "how long a condition is waited for")
 	f.Uint64Var(&set.seed, "seed", set.seed, "draws the faults")
 	f.BoolVarP(&set.verbose, "verbose", "v", false, "tell what the testbed does")
 	return cmd
@@ -110,7 +114,7 @@ func (set settings) run(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		o := scenario.Options{Bin: bin, Nodes: set.nodes, Out: os.Stdout, Patience: 5 * time.Minute}
+		o := scenario.Options{Bin: bin, Nodes: set.nodes, Out: os.Stdout, Patience: set.wait}
 		if set.verbose {
 			o.Progress = os.Stderr
 		}
@@ -162,9 +166,9 @@ func outageTrial(ctx context.Context, b *scenario.Bed, set settings) error {
 	return nil
 }
 
-func cutTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
+func cutTrial(ctx context.Context, b *scenario.Bed, set settings) error {
 	half := len(b.Nodes) / 2
-	return b.Split(ctx, b.Nodes[:half], b.Nodes[half:], time.Minute)
+	return b.Split(ctx, b.Nodes[:half], b.Nodes[half:], set.hold)
 }
 
 func chaosTrial(ctx context.Context, b *scenario.Bed, set settings) error {

@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -53,10 +54,13 @@ func (b *Bed) Split(ctx context.Context, left, right []string, hold time.Duratio
 	}
 	b.Printf("%s | %s cut for %s or more: equal digests %s after it healed",
 		strings.Join(left, ","), strings.Join(right, ","), seconds(hold), seconds(time.Since(began)))
-	for _, check := range []func(context.Context) error{s.mergedFields, s.mergedLives, s.mergedReplicas} {
-		if err := check(ctx); err != nil {
-			return err
-		}
+	// All of them, for one failure may explain another.
+	var broken error
+	for _, check := range []func(context.Context) error{s.mergedFields, s.mergedLives, s.mergedNamespace, s.mergedReplicas, s.mergeTold} {
+		broken = errors.Join(broken, check(ctx))
+	}
+	if broken != nil {
+		return broken
 	}
 	if _, err := b.SameDigest(ctx, b.Nodes); err != nil {
 		return err
@@ -219,10 +223,7 @@ func (s *split) mergedFields(ctx context.Context) error {
 	if err := s.listed(ctx, s.Nodes, "configmaps", "field", "left"); err != nil {
 		return err
 	}
-	if err := s.told(ctx, s.left[0], "field"); err != nil {
-		return err
-	}
-	s.Printf("the earlier one is listed on every node, and told by an Event")
+	s.Printf("the earlier one is listed on every node")
 	return nil
 }
 
@@ -252,12 +253,24 @@ func (s *split) mergedLives(ctx context.Context) error {
 		}
 	}
 	s.Printf("deleted against updated: deleted; created against created: the older kept; both listed; finalizers: gone")
+	return nil
+}
+
+// mergedNamespace looks at what was created in a namespace that the other side
+// deleted.
+func (s *split) mergedNamespace(ctx context.Context) error {
 	for _, node := range s.Nodes {
 		if err := s.noNamespace(ctx, node); err != nil {
 			return err
 		}
-		if got, err := s.doomed.data(ctx, node, "late"); err != nil || got != nil {
-			return fmt.Errorf("an object in a namespace that is gone, on %s: %v, %w", node, got, err)
+		if err := s.eventually(ctx, "what was created in the namespace is gone on "+node, func(ctx context.Context) error {
+			got, err := s.doomed.data(ctx, node, "late")
+			if err == nil && got != nil {
+				err = fmt.Errorf("it is there: %v", got)
+			}
+			return err
+		}); err != nil {
+			return err
 		}
 	}
 	if err := s.doomed.listed(ctx, s.Nodes, "configmaps", "late", "late"); err != nil {
@@ -294,6 +307,17 @@ func (s *split) mergedReplicas(ctx context.Context) error {
 		return err
 	}
 	s.Printf("scaled against scaled: the later, listed; every Deployment has exactly the pods it declares, and nothing else runs")
+	return nil
+}
+
+// mergeTold looks for the Events.
+func (s *split) mergeTold(ctx context.Context) error {
+	for _, name := range []string{"field", "scaled"} {
+		if err := s.told(ctx, s.left[0], name); err != nil {
+			return err
+		}
+	}
+	s.Printf("an Event on the object tells of each")
 	return nil
 }
 
