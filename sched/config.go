@@ -56,6 +56,10 @@ type Config struct {
 	// is waited for.
 	StartupGrace time.Duration
 
+	// MaxPause is how long this process may stand still, stopped or starved,
+	// before the term ends: others may have taken over meanwhile.
+	MaxPause time.Duration
+
 	// Report, when not nil, is told what the term does about nodes each time it
 	// changes. It must be quick.
 	Report func(Report)
@@ -83,6 +87,7 @@ func DefaultConfig() Config {
 		BrakeFor:     5 * time.Minute,
 		BrakeWindow:  5 * time.Second,
 		StartupGrace: time.Minute,
+		MaxPause:     5 * time.Second,
 		StopWithin:   5 * time.Second,
 	}
 }
@@ -122,6 +127,9 @@ func (c *Config) Validate() error {
 	}
 	if c.BrakeFor < 0 || c.BrakeWindow <= 0 || c.StartupGrace < 0 {
 		add("brake of %s within %s, startup grace %s: must be positive", c.BrakeFor, c.BrakeWindow, c.StartupGrace)
+	}
+	if c.MaxPause <= 0 || c.MaxPause >= c.NodeGrace {
+		add("longest pause %s: must be positive and less than the grace of a silent node, %s", c.MaxPause, c.NodeGrace)
 	}
 	if c.APIServers == nil {
 		add("list of API servers: missing")

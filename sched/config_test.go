@@ -26,6 +26,9 @@ func TestConfigValidate(t *testing.T) {
 		"no list":        func(c *Config) { c.APIServers = nil },
 		"node's part":    func(c *Config) { c.NodeCIDRBits = 8 },
 		"grace":          func(c *Config) { c.NodeGrace = 0 },
+		"no name":        func(c *Config) { c.Nodes = func() []NodeHealth { return nil } },
+		"brake":          func(c *Config) { c.BrakeWindow = 0 },
+		"pause":          func(c *Config) { c.MaxPause = c.NodeGrace },
 		"bound":          func(c *Config) { c.StopWithin = 0 },
 		"logger":         func(c *Config) { c.Log = nil },
 	} {

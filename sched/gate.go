@@ -25,9 +25,13 @@ func gateAddr(term uint64) netip.Addr {
 
 // gate forwards connections to the API server until it is cut. It does not
 // look into them: they are TLS from end to end.
+//
+// It shuts by itself when this process stood still for too long, before
+// anything that wakes up with it gets through: others may lead by now.
 type gate struct {
 	listener net.Listener
 	target   string
+	pulse    *pulse
 	wait     sync.WaitGroup
 
 	mu    sync.Mutex
@@ -35,14 +39,15 @@ type gate struct {
 	conns map[*net.TCPConn]bool // both ends of each forwarded connection
 }
 
-// openGate listens at the term's address and forwards to target until cut.
-func openGate(ctx context.Context, term uint64, target netip.AddrPort) (*gate, error) {
+// openGate listens at the term's address and forwards to target until cut, or
+// until p misses a beat.
+func openGate(ctx context.Context, term uint64, target netip.AddrPort, p *pulse) (*gate, error) {
 	addr := netip.AddrPortFrom(gateAddr(term), 0)
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", addr.String())
 	if err != nil {
 		return nil, fmt.Errorf("open gate of term %d: %w", term, err)
 	}
-	g := &gate{listener: listener, target: target.String(), conns: map[*net.TCPConn]bool{}}
+	g := &gate{listener: listener, target: target.String(), pulse: p, conns: map[*net.TCPConn]bool{}}
 	g.wait.Go(g.accept)
 	return g, nil
 }
@@ -78,14 +83,29 @@ func (g *gate) forward(client *net.TCPConn) {
 	}
 	defer g.drop(server)
 	var back sync.WaitGroup
-	back.Go(func() { relay(client, server) })
-	relay(server, client)
+	back.Go(func() { relay(client, server, server) })
+	relay(server, client, whileBeating{client, g.pulse})
 	back.Wait()
 }
 
-// relay copies until either end closes, and passes the end on.
-func relay(to, from *net.TCPConn) {
-	if _, err := io.Copy(to, from); err != nil {
+// whileBeating reads from a connection, unless the pulse has stopped meanwhile.
+type whileBeating struct {
+	conn  *net.TCPConn
+	pulse *pulse
+}
+
+func (r whileBeating) Read(p []byte) (int, error) {
+	n, err := r.conn.Read(p)
+	if !r.pulse.beats() {
+		return 0, ErrStoodStill
+	}
+	return n, err
+}
+
+// relay copies what data gives from one connection to the other until either
+// closes, and passes the end on.
+func relay(to, from *net.TCPConn, data io.Reader) {
+	if _, err := io.Copy(to, data); err != nil {
 		// Nothing in flight survives: also end the other direction.
 		reset(to)
 		reset(from)
@@ -98,7 +118,7 @@ func relay(to, from *net.TCPConn) {
 func (g *gate) add(conn *net.TCPConn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.isCut {
+	if g.isCut || !g.pulse.beats() {
 		reset(conn)
 		return false
 	}
@@ -116,15 +136,20 @@ func (g *gate) drop(conn *net.TCPConn) {
 // cut resets every connection and lets no new one through, for ever. When it
 // returns, nothing more of the term is on its way to the API server.
 func (g *gate) cut() {
+	g.shut()
+	g.wait.Wait()
+}
+
+// shut is cut without waiting for what is under way to notice.
+func (g *gate) shut() {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.isCut = true
 	_ = g.listener.Close() // closed twice at worst
 	for conn := range g.conns {
 		reset(conn)
 	}
 	clear(g.conns)
-	g.mu.Unlock()
-	g.wait.Wait()
 }
 
 // reset closes conn and drops what was not sent yet.

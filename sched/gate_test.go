@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // echo is a server that answers each line with the same line, and counts lines.
@@ -65,7 +67,16 @@ func (e *echo) seen() int {
 
 func mustOpen(t *testing.T, term uint64, target netip.AddrPort) *gate {
 	t.Helper()
-	g, err := openGate(t.Context(), term, target)
+	return mustOpenWith(t, term, target, time.Hour)
+}
+
+func mustOpenWith(t *testing.T, term uint64, target netip.AddrPort, limit time.Duration) *gate {
+	t.Helper()
+	p, err := newPulse(limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := openGate(t.Context(), term, target, p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,6 +154,45 @@ func TestCutGateLetsNothingThrough(t *testing.T) {
 		t.Error("two terms share an address")
 	}
 	g.cut() // a second time does nothing
+}
+
+// What a process that stood still sends when it wakes does not get through,
+// even before anything else has noticed.
+func TestGateAfterStandingStill(t *testing.T) {
+	server := startEcho(t)
+	g := mustOpenWith(t, 5, server.addr, time.Minute)
+	var away atomic.Int64
+	g.pulse.clock = func() (time.Duration, error) {
+		now, err := sinceBoot()
+		return now + time.Duration(away.Load()), err
+	}
+	conns := []net.Conn{dial(t, g.listener.Addr().String()), dial(t, g.listener.Addr().String())}
+	for _, conn := range conns {
+		say(t, conn, "before")
+	}
+	away.Store(int64(50 * time.Second))
+	say(t, conns[0], "short enough")
+	away.Store(int64(70 * time.Second))
+	seen := server.seen()
+	for _, conn := range conns {
+		_, writeErr := fmt.Fprintln(conn, "after")
+		if _, err := conn.Read(make([]byte, 1)); writeErr == nil && err == nil {
+			t.Error("a connection still works")
+		}
+	}
+	// Nor later, when all is in order again.
+	away.Store(0)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", g.listener.Addr().String())
+	if err == nil {
+		_, err = conn.Read(make([]byte, 1))
+		_ = conn.Close() // reset already
+	}
+	if err == nil {
+		t.Error("a new connection works")
+	}
+	if server.seen() != seen {
+		t.Errorf("%d lines arrived", server.seen()-seen)
+	}
 }
 
 func TestGateWithoutServer(t *testing.T) {

@@ -22,9 +22,10 @@ var ErrLeftBehind = errors.New("part of the term did not stop and is left behind
 
 // term is one run of leadership.
 type term struct {
-	cfg  *Config
-	gate *gate
-	dir  string // this term's files
+	cfg   *Config
+	gate  *gate
+	pulse *pulse
+	dir   string // this term's files
 }
 
 // Run leads until ctx ends: nil, or [ErrLeftBehind], then. It returns earlier
@@ -43,11 +44,15 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			err = fmt.Errorf("remove directory of the term: %w", rmErr)
 		}
 	}()
-	gate, err := openGate(ctx, cfg.Term, cfg.API)
+	pulse, err := newPulse(cfg.MaxPause)
 	if err != nil {
 		return err
 	}
-	t := &term{cfg: &cfg, gate: gate, dir: dir}
+	gate, err := openGate(ctx, cfg.Term, cfg.API, pulse)
+	if err != nil {
+		return err
+	}
+	t := &term{cfg: &cfg, gate: gate, pulse: pulse, dir: dir}
 	return t.run(ctx)
 }
 
@@ -64,6 +69,16 @@ func (t *term) run(ctx context.Context) error {
 	// The gate is cut before anything that waits for inner learns of its end.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
+
+	beating := make(chan struct{})
+	go func() {
+		defer close(beating)
+		if err := t.pulse.run(inner); err != nil {
+			t.gate.shut()
+			end(err)
+		}
+	}()
+	defer func() { end(nil); <-beating }()
 
 	config, err := t.leaderConfig()
 	var clients leaderClients
