@@ -51,7 +51,7 @@ func DescribeChange(held, value []byte, schema Schema) Change {
 		return ch
 	}
 	t := rootOf(schema, ch.APIVersion, kind)
-	if t.atomic {
+	if t.atomic || !orderly(old) || !orderly(now) {
 		return ch
 	}
 	p := diffObjects(old, now, t)

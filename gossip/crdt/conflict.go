@@ -74,7 +74,7 @@ func (j *joiner) sorted() []Conflict {
 // lost notes what of the losing side's news at the place is not kept. seen is
 // what the winner included, so all that is not in it is news.
 func (j *joiner) lost(lc *claims, lv *node, seen Vector, wc *claims, wv *node) {
-	if lv.equal(wv) || j.uninteresting() {
+	if lv.equal(wv) || isOwnership(j.at) {
 		return
 	}
 	by := cmp.Or(wc.wrote(), newest(wc, nil))
@@ -107,7 +107,7 @@ func newest(c *claims, seen Vector) tag {
 
 // lostBelow notes the places below at which the loser has news.
 func (j *joiner) lostBelow(lc *claims, lv *node, seen Vector, wv *node, by tag) {
-	if lc == nil || lv.equal(wv) || j.uninteresting() {
+	if lc == nil || lv.equal(wv) || isOwnership(j.at) {
 		return
 	}
 	if !lc.whole.isZero() && !seen.Covers(lc.whole.dot) {
@@ -131,12 +131,6 @@ func child(n *node, form, name string) *node {
 		return n.items[i]
 	}
 	return nil
-}
-
-// uninteresting reports whether the place is bookkeeping: nobody wrote it for
-// its own sake.
-func (j *joiner) uninteresting() bool {
-	return len(j.at) >= 2 && j.at[0].name == "metadata" && j.at[1].name == "managedFields"
 }
 
 func (j *joiner) note(at []step, rule string, lost, kept *node, lostBy, keptBy tag) {
@@ -189,23 +183,25 @@ func (j *joiner) died(l *life, seen Vector) {
 	j.conflicts = append(j.conflicts, c)
 }
 
+// withStatus lists what a write of a status takes along, see [groupsOf].
+var withStatus = []string{"spec.nodeName", "spec.volumeName", "spec.claimRef", "metadata.deletionTimestamp",
+	"metadata.deletionGracePeriodSeconds", "metadata.managedFields"}
+
 // onlyStatus reports whether all in the life that is not in seen is status, or
-// bookkeeping.
+// goes with it.
 func (l *life) onlyStatus(seen Vector) bool {
 	if !seen.Covers(l.claims.whole.dot) || l.claims.form != formFields {
 		return false
 	}
 	for _, k := range l.claims.kids {
-		switch k.name {
-		case "status":
-		case "metadata":
-			for _, m := range k.at.kids {
-				if m.name != "managedFields" && !newest(m.at, seen).isZero() {
-					return false
-				}
-			}
-		default:
-			if !newest(k.at, seen).isZero() {
+		if k.name == "status" || newest(k.at, seen).isZero() {
+			continue
+		}
+		if !k.at.whole.isZero() && !seen.Covers(k.at.whole.dot) || k.name != "spec" && k.name != "metadata" {
+			return false
+		}
+		for _, m := range k.at.kids {
+			if !newest(m.at, seen).isZero() && !slices.Contains(withStatus, k.name+"."+m.name) {
 				return false
 			}
 		}

@@ -193,6 +193,16 @@ func mutate(rng *rand.Rand, value []byte) []byte {
 	for range 1 + rng.IntN(3) {
 		mutateNode(rng, n, 0)
 	}
+	if meta := n.get("metadata"); meta != nil && meta.kind == object {
+		switch rng.IntN(12) {
+		case 0:
+			meta.set("deletionTimestamp", quoted("2026-07-01T13:00:00Z"))
+		case 1:
+			meta.set("finalizers", nil)
+		case 2, 3, 4, 5:
+			mutateManagers(rng, n, meta)
+		}
+	}
 	if meta := n.get("metadata"); meta != nil && rng.IntN(2) == 0 {
 		meta.set("generation", &node{kind: scalar, raw: strconv.AppendInt(nil, meta.get("generation").integer()+1, 10)})
 	}
@@ -202,6 +212,58 @@ func mutate(rng *rand.Rand, value []byte) []byte {
 	var pretty bytes.Buffer
 	_ = json.Indent(&pretty, n.append(nil), "", " ")
 	return pretty.Bytes()
+}
+
+// mutateManagers lets a manager come, go, or own something else.
+func mutateManagers(rng *rand.Rand, n, meta *node) {
+	entries := &node{kind: list}
+	if held := meta.get("managedFields"); held != nil && held.kind == list {
+		entries.items = slices.Clone(held.items)
+	}
+	meta.set("managedFields", entries)
+	if len(entries.items) > 0 && rng.IntN(6) == 0 {
+		i := rng.IntN(len(entries.items))
+		entries.items = slices.Delete(entries.items, i, i+1)
+		return
+	}
+	name := fmt.Sprintf("m%d", rng.IntN(3))
+	i := slices.IndexFunc(entries.items, func(e *node) bool { return e.get("manager").text() == name })
+	if i < 0 {
+		i = len(entries.items)
+		e := parse([]byte(`{"operation":"Update","fieldsType":"FieldsV1","fieldsV1":{}}`))
+		e.set("manager", quoted(name))
+		e.set("apiVersion", quoted(n.get("apiVersion").text()))
+		entries.items = append(entries.items, e)
+	}
+	entries.items[i] = parse(entries.items[i].append(nil))
+	fields := entries.items[i].get("fieldsV1")
+	// Own or disown what is on some way into the object.
+	for at := n; at != nil && fields != nil; {
+		var step string
+		switch {
+		case at.kind == object && len(at.members) > 0:
+			m := at.members[rng.IntN(len(at.members))]
+			step, at = "f:"+m.name, m.node
+		case at.kind == list && len(at.items) > 0:
+			item := at.items[rng.IntN(len(at.items))]
+			if item.get("name") == nil {
+				return
+			}
+			step, at = `k:{"name":`+string(item.get("name").append(nil))+`}`, item
+		default:
+			return
+		}
+		if held := fields.get(step); held != nil && rng.IntN(4) == 0 {
+			fields.set(step, nil)
+			return
+		} else if held == nil {
+			fields.set(step, &node{kind: object})
+		}
+		fields = fields.get(step)
+		if rng.IntN(3) == 0 {
+			return
+		}
+	}
 }
 
 func mutateNode(rng *rand.Rand, n *node, depth int) {
@@ -223,6 +285,7 @@ func mutateNode(rng *rand.Rand, n *node, depth int) {
 	case n.kind == object && len(n.members) > 0 && (depth < 2 || rng.IntN(5) > 0):
 		m := n.members[rng.IntN(len(n.members))]
 		switch {
+		case m.name == "managedFields" && rng.IntN(20) > 0:
 		case depth == 0 && (m.name == "kind" || m.name == "apiVersion") && rng.IntN(10) > 0, m.name == "uid":
 		case depth > 0 && rng.IntN(8) == 0:
 			n.set(m.name, nil)

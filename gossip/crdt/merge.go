@@ -134,6 +134,7 @@ func (l *life) canonical() *life {
 	origin := l.birth.dot.Origin
 	out.steps = l.steps.of(origin, n).set(origin, n)
 	settle(n)
+	out.claims.owned(n)
 	out.value = n.append(make([]byte, 0, len(l.value)))
 	return &out
 }
@@ -162,12 +163,20 @@ func (j *joiner) lives(l, m *life) *life {
 			meta.set("generation", nil)
 		}
 	}
+	var entries []string
+	if l.claims.whole == m.claims.whole {
+		entries = managers(j.a.value.get("apiVersion").text(), []*node{j.a.value, j.b.value}, l.claims, m.claims)
+		l.claims.spell(entries)
+		m.claims.spell(entries)
+	}
 	c, v := j.places(l.claims, j.a.value, m.claims, j.b.value)
+	c.unspell(entries)
 	if v == nil {
 		v = &node{kind: object}
 	}
 	out.steps = raised.set(origin, v)
 	settle(v)
+	c.owned(v)
 	out.claims, out.apiVersion = c, v.get("apiVersion").text()
 	out.value = v.append(make([]byte, 0, len(l.value)+len(m.value)/4))
 	return out
