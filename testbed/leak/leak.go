@@ -4,7 +4,7 @@
 // mounts, links, nftables tables, eBPF pins and programs, changed sysctls.
 //
 // The package only reads. What belongs to another cluster that is up is not
-// listed, and no sysctls while there is one. What unrelated programs do in
+// listed, and no sysctls and delegated cgroup controllers while there is one. What unrelated programs do in
 // the meantime may show up in mounts and links; processes and cgroups are told
 // by names that only this project uses.
 package leak
@@ -36,11 +36,11 @@ func Take() (Snapshot, error) {
 	}
 	for kind, look := range map[string]func(add func(string)) error{
 		"process": processes, "cgroup": cgroups, "mount": mounts, "link": links,
-		"nftables": tables, "bpf pin": pins, "sysctl": sysctls, "file": files,
+		"nftables": tables, "bpf pin": pins, "sysctl": sysctls, "delegation": delegations, "file": files,
 	} {
 		set := map[string]bool{}
-		if kind == "sysctl" && len(others) > 0 {
-			continue
+		if len(others) > 0 && (kind == "sysctl" || kind == "delegation") {
+			continue // they change these as well
 		}
 		if err := look(func(line string) { set[line] = true }); err != nil {
 			return nil, fmt.Errorf("look for a leaked %s: %w", kind, err)
@@ -92,6 +92,9 @@ func (c clusters) own(line string) bool {
 func (s Snapshot) Since(before Snapshot) []string {
 	var out []string
 	for _, kind := range slices.Sorted(maps.Keys(s)) {
+		if before[kind] == nil {
+			continue // not looked at then: another cluster was up
+		}
 		for _, line := range slices.Sorted(maps.Keys(s[kind])) {
 			if !before[kind][line] {
 				out = append(out, kind+": "+line)
@@ -144,6 +147,11 @@ func cgroups(add func(string)) error {
 			}
 		}
 	}
+	return nil
+}
+
+// delegations lists what the machine's root hands down to its cgroups.
+func delegations(add func(string)) error {
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
 		b, err := os.ReadFile(root + "/cgroup.subtree_control")
 		for name := range strings.FieldsSeq(string(b)) {
