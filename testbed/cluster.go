@@ -291,7 +291,7 @@ func (c *Cluster) destroy(ctx context.Context, s *state) error {
 			return err
 		}
 	}
-	if err := c.refuseMounts(); err != nil {
+	if err := refuseMounts(c.cfg.Dir); err != nil {
 		return err
 	}
 	for _, name := range []string{"nodes", "registries", "bridge.netns", "state.json"} {
@@ -303,19 +303,18 @@ func (c *Cluster) destroy(ctx context.Context, s *state) error {
 }
 
 // refuseMounts keeps the removal of files out of file systems that are
-// mounted below the directory.
-func (c *Cluster) refuseMounts() error {
+// mounted below a directory.
+func refuseMounts(dir string) error {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return fmt.Errorf("list mounts: %w", err)
 	}
-	dir, err := filepath.EvalSymlinks(c.cfg.Dir)
-	if err != nil {
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return fmt.Errorf("list mounts: %w", err)
 	}
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
-			return fmt.Errorf("remove cluster: %s is mounted, by no command of testbed: unmount it first", f[4])
+			return fmt.Errorf("remove %s: %s is mounted, by no command of testbed: unmount it first", dir, f[4])
 		}
 	}
 	return nil

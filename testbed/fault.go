@@ -90,7 +90,7 @@ func (c *Cluster) Wipe(ctx context.Context, node string) error {
 		if err := c.powerOff(ctx, s, n); err != nil {
 			return err
 		}
-		if err := c.refuseMounts(); err != nil {
+		if err := refuseMounts(c.path("nodes", node)); err != nil {
 			return err
 		}
 		n.Member = false

@@ -36,6 +36,20 @@ func TestJoin(t *testing.T) {
 	if err := c.Up(t.Context(), 3); err != nil {
 		t.Fatal(err)
 	}
+	// An empty disk makes a new machine, which joins; the founder as well.
+	for _, n := range []string{"n1", "n2"} {
+		mustOn(t, c, n, "touch /var/old")
+		if err := c.Wipe(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		mustOn(t, c, n, "test ! -e /var/old")
+		if got := mustOn(t, c, n, "cat "+standInToken); got != "founded-by-n1" {
+			t.Errorf("%s is of the cluster %q after it was wiped", n, got)
+		}
+	}
 	// One that never got in, and nobody to let it in.
 	s, err := c.load()
 	if err != nil {

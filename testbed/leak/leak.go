@@ -4,9 +4,9 @@
 // mounts, links, nftables tables, eBPF pins and programs, changed sysctls.
 //
 // The package only reads. What belongs to another cluster that is up is not
-// listed, and no sysctls and delegated cgroup controllers while there is one. What unrelated programs do in
-// the meantime may show up in mounts and links; processes and cgroups are told
-// by names that only this project uses.
+// listed, and no sysctls and delegated cgroup controllers while there is one.
+// What unrelated programs do in the meantime may show up in mounts and links;
+// processes and cgroups are told by names that only this project uses.
 package leak
 
 import (
