@@ -134,7 +134,7 @@ func (ws *watchStream) create(r *pb.WatchCreateRequest) error {
 		return err
 	}
 	if compacted {
-		return ws.sendCompactedLocked(id)
+		return ws.sendCompactedLocked(id, start)
 	}
 	w := &watch{id: id, start: start, source: source, prevKV: r.PrevKv, notify: r.ProgressNotify}
 	for _, filter := range r.Filters {
@@ -182,12 +182,19 @@ func (ws *watchStream) idLocked(wanted int64) int64 {
 	return id
 }
 
-func (ws *watchStream) sendCompactedLocked(id int64) error {
+// sendCompactedLocked ends a watch whose start is out of reach. What only memory
+// holds has no past before the store was opened, compacted or not, and a client
+// that is told of no compaction takes the end for its own doing.
+func (ws *watchStream) sendCompactedLocked(id, start int64) error {
+	compacted := ws.store.CompactRevision()
+	if compacted <= start {
+		compacted = ws.store.Revision()
+	}
 	return ws.stream.Send(&pb.WatchResponse{
 		Header:          ws.headerMessage(ws.store.Revision()),
 		WatchId:         id,
 		Canceled:        true,
-		CompactRevision: ws.store.CompactRevision(),
+		CompactRevision: compacted,
 	})
 }
 

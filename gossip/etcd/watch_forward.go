@@ -94,7 +94,7 @@ func (ws *watchStream) ended(w *watch) error {
 	err := w.source.Err()
 	switch {
 	case errors.Is(err, store.ErrCompacted):
-		if err := ws.sendCompactedLocked(w.id); err != nil {
+		if err := ws.sendCompactedLocked(w.id, w.start); err != nil {
 			return err
 		}
 	case err == nil, errors.Is(err, store.ErrClosed):

@@ -220,6 +220,19 @@ func TestCompactedWatchIsToldSo(t *testing.T) {
 	}
 }
 
+func TestWatchBeforeTheStoreWasOpened(t *testing.T) {
+	s := serve(t, nil)
+	const key = "/registry/events/default/a" // in memory only
+	rev := s.put(key, "1")
+	w := s.watch()
+	if r := w.create(&pb.WatchCreateRequest{Key: []byte(key), StartRevision: 2}); r.Canceled {
+		t.Errorf("created with %v", r)
+	}
+	if r := w.next(); !r.Canceled || r.CompactRevision < rev {
+		t.Errorf("got %v, want compacted at %d or later", r, rev)
+	}
+}
+
 func TestWatchFromTheFuture(t *testing.T) {
 	s := serve(t, nil)
 	rev := s.put("/a", "1")
