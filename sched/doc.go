@@ -20,6 +20,7 @@
 //	restarting  renewed  no new pods          as they are
 //	dead        –        Ready is Unknown     moved by upstream, out of the endpoints
 //	dead, held  renewed  no new pods          out of the endpoints
+//	not heard of since this node started: as held, for a minute
 //	left        deleted  deleted              deleted
 //
 // Renewed Leases are of this node's own store; the other kubelets renew theirs

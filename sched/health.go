@@ -43,6 +43,7 @@ const (
 	VerdictDoubt   Verdict = "doubt"   // suspect: kept, its pods taken out of the endpoints
 	VerdictWait    Verdict = "wait"    // restarting: kept as it is, given nothing new
 	VerdictHold    Verdict = "hold"    // gone with too many others: pods stay its own, out of the endpoints
+	VerdictExpect  Verdict = "expect"  // not heard of since this node started: as hold, for it gets time to start too
 	VerdictEvict   Verdict = "evict"   // dead: Ready becomes Unknown, pods move
 	VerdictRemove  Verdict = "remove"  // left: Node object, Lease and pods are deleted
 	VerdictAbandon Verdict = "abandon" // its kubelet is down: the Lease is left to run out

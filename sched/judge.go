@@ -108,8 +108,7 @@ func (r rules) judgeDead(now time.Time, m NodeHealth, given, brake bool) judgeme
 		return judgement{verdict: VerdictEvict, unready: true}
 	}
 	if starts := m.Since.Add(r.startup(m)); now.Before(starts) {
-		hold.until = starts
-		return hold
+		return judgement{verdict: VerdictExpect, unready: true, until: starts}
 	}
 	if brake {
 		return hold
@@ -121,7 +120,7 @@ func (r rules) judgeDead(now time.Time, m NodeHealth, given, brake bool) judgeme
 func settle(now time.Time, members []NodeHealth, out map[string]judgement) {
 	for _, m := range members {
 		j := out[m.Name]
-		if j.verdict != VerdictDoubt && j.verdict != VerdictHold {
+		if j.verdict != VerdictDoubt && j.verdict != VerdictHold && j.verdict != VerdictExpect {
 			continue
 		}
 		if at := m.Since.Add(doubtSettles); now.Before(at) {

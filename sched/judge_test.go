@@ -80,7 +80,7 @@ func TestJudge(t *testing.T) {
 		{"left", "n1 alive n2 left n3 left", "n2:remove n3:remove"},
 		{"who left does not count", "n1 alive n2 left n3 left n4 dead", "n2:remove n3:remove n4:evict+"},
 		{"kubelet down", "n1 alive n2 alive kubelet-down", "n2:abandon"},
-		{"not heard of yet", "n1 alive n2 dead@-20 unheard", "n2:hold+"},
+		{"not heard of yet", "n1 alive n2 dead@-20 unheard", "n2:expect+"},
 		{"not heard of for long", "n1 alive n2 dead@-61 unheard", "n2:evict+"},
 		{"not heard of for long, with others", "n1 alive n2 dead@-61 unheard n3 dead@-61 unheard", "n2:hold+ n3:hold+"},
 		{"not heard of, given up by the last leader", "n1 alive n2 dead@-1 unheard marked@-600", "n2:evict+"},

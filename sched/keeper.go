@@ -133,13 +133,13 @@ func (k *keeper) tend(ctx context.Context, now time.Time, m NodeHealth, j judgem
 		return
 	case VerdictEvict:
 		k.patchNode(ctx, node, "give up node", giveUpNode(node, m.Birth, now), "status")
-	case VerdictKeep, VerdictHold:
+	case VerdictKeep, VerdictHold, VerdictExpect:
 		k.patchNode(ctx, node, "take back node", takeBackNode(node, m.Birth, now), "status")
 	}
 	switch j.verdict {
 	case VerdictKeep:
 		k.patchNode(ctx, node, "open node to pods", taintNode(node, false))
-	case VerdictHold, VerdictWait:
+	case VerdictHold, VerdictExpect, VerdictWait:
 		k.patchNode(ctx, node, "close node to pods", taintNode(node, true))
 	}
 	if j.verdict != VerdictEvict && m.Name != k.cfg.Node {
