@@ -147,7 +147,7 @@ func (n *node) append(b []byte) []byte {
 // parse returns the JSON value of b, nil when b is not exactly one, when an
 // object names a member twice or when it nests too deep.
 func parse(b []byte) *node {
-	p := parser{b: b}
+	p := parser{b: b, s: string(b)}
 	p.space()
 	n := p.value(0)
 	p.space()
@@ -165,11 +165,31 @@ func parseObject(b []byte) *node {
 	return nil
 }
 
+// parser reads one value. What it makes comes out of slabs, and names are parts
+// of one string: a value has hundreds of them.
 type parser struct {
-	b    []byte
-	i    int
-	bad  bool
-	slab []node
+	b       []byte
+	s       string // the same
+	i       int
+	bad     bool
+	nodes   []node
+	members slab[member]
+	items   slab[*node]
+}
+
+// slab hands out slices of what was pushed since a mark.
+type slab[T any] struct{ stack, free []T }
+
+func (s *slab[T]) pop(mark int) []T {
+	n := len(s.stack) - mark
+	if n > len(s.free) {
+		s.free = make([]T, max(n, 64))
+	}
+	out := s.free[:n:n]
+	s.free = s.free[n:]
+	copy(out, s.stack[mark:])
+	s.stack = s.stack[:mark]
+	return out
 }
 
 func (p *parser) fail() *node {
@@ -196,11 +216,11 @@ func (p *parser) space() {
 }
 
 func (p *parser) node(k kind) *node {
-	if len(p.slab) == 0 {
-		p.slab = make([]node, 32)
+	if len(p.nodes) == 0 {
+		p.nodes = make([]node, 64)
 	}
-	n := &p.slab[0]
-	p.slab = p.slab[1:]
+	n := &p.nodes[0]
+	p.nodes = p.nodes[1:]
 	n.kind = k
 	return n
 }
@@ -289,19 +309,21 @@ func (p *parser) list(depth int) *node {
 		p.i++
 		return n
 	}
+	mark := len(p.items.stack)
 	for {
 		p.space()
 		item := p.value(depth + 1)
 		if p.bad {
 			return nil
 		}
-		n.items = append(n.items, item)
+		p.items.stack = append(p.items.stack, item)
 		p.space()
 		switch p.next() {
 		case ',':
 			p.i++
 		case ']':
 			p.i++
+			n.items = p.items.pop(mark)
 			return n
 		default:
 			return p.fail()
@@ -317,16 +339,13 @@ func (p *parser) object(depth int) *node {
 		p.i++
 		return n
 	}
+	mark := len(p.members.stack)
 	for {
 		p.space()
-		if p.next() != '"' {
-			return p.fail()
-		}
-		name, ok := p.str()
+		name, ok := p.name()
 		if !ok {
 			return p.fail()
 		}
-		plain, _ := unescape(name[1 : len(name)-1])
 		p.space()
 		if p.next() != ':' {
 			return p.fail()
@@ -337,7 +356,7 @@ func (p *parser) object(depth int) *node {
 		if p.bad {
 			return nil
 		}
-		n.members = append(n.members, member{string(plain), v})
+		p.members.stack = append(p.members.stack, member{name, v})
 		p.space()
 		switch p.next() {
 		case ',':
@@ -350,6 +369,7 @@ func (p *parser) object(depth int) *node {
 		}
 		break
 	}
+	n.members = p.members.pop(mark)
 	byName := func(a, b member) int { return cmp.Compare(a.name, b.name) }
 	if !slices.IsSortedFunc(n.members, byName) {
 		slices.SortFunc(n.members, byName)
@@ -360,6 +380,23 @@ func (p *parser) object(depth int) *node {
 		}
 	}
 	return n
+}
+
+// name returns the string at the front as it is meant.
+func (p *parser) name() (string, bool) {
+	start := p.i
+	if p.next() != '"' {
+		return "", false
+	}
+	raw, ok := p.str()
+	if !ok {
+		return "", false
+	}
+	if len(raw) == p.i-start && bytes.IndexByte(raw, '\\') < 0 {
+		return p.s[start+1 : p.i-1], true
+	}
+	plain, ok := unescape(raw[1 : len(raw)-1])
+	return string(plain), ok
 }
 
 // str returns the string at the front, quotes and all, in canonical form.
@@ -401,11 +438,8 @@ func (p *parser) str() ([]byte, bool) {
 // unescape returns what stands between the quotes of a JSON string. What is
 // not UTF-8 becomes U+FFFD.
 func unescape(s []byte) ([]byte, bool) {
-	if bytes.IndexByte(s, '\\') < 0 {
-		if utf8.Valid(s) {
-			return s, true
-		}
-		return bytes.ToValidUTF8(s, []byte("\uFFFD")), true
+	if bytes.IndexByte(s, '\\') < 0 && utf8.Valid(s) {
+		return s, true
 	}
 	out := make([]byte, 0, len(s))
 	for i := 0; i < len(s); {
