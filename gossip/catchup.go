@@ -166,9 +166,50 @@ func (a *Agent) awaitFrom(ctx context.Context, goal crdt.Vector, name string) er
 	}
 }
 
+// side is what a cut left together. After a long one both sides may have
+// forgotten what the other lacks: then one has to give way.
+type side struct {
+	Members uint64 // that tail each other, zero for a node that does not serve yet
+	First   string // the first of their names
+}
+
+// givesWay reports whether s is to be wiped and other is not: the smaller side,
+// and of equals the one whose first name comes later.
+func (s side) givesWay(other side) bool {
+	if s.Members != other.Members {
+		return s.Members < other.Members
+	}
+	return s.First > other.First
+}
+
+// side returns this node's: itself and those it tails.
+func (a *Agent) side() side {
+	s := side{First: a.cfg.Name}
+	if !a.serving.Load() {
+		return s
+	}
+	s.Members = 1
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for name, l := range a.links {
+		l.mu.Lock()
+		connected := l.connected
+		l.mu.Unlock()
+		if connected {
+			s.Members++
+			s.First = min(s.First, name)
+		}
+	}
+	return s
+}
+
 // leftBehind deals with a peer that has forgotten deletes which this replica
 // never saw.
-func (a *Agent) leftBehind(ctx context.Context, r *running, l *link) {
+func (a *Agent) leftBehind(ctx context.Context, r *running, l *link, theirs side) {
+	if own := a.side(); !own.givesWay(theirs) {
+		a.log.Debug("a peer was away for too long and is to be wiped", "peer", l.name)
+		return
+	}
 	if a.serving.Load() {
 		a.log.Error("this replica was away for too long: it must be wiped and bootstrapped", "peer", l.name)
 		a.stop(fmt.Errorf("%w: says %s", ErrForgotten, l.name))
@@ -187,6 +228,9 @@ func (a *Agent) leftBehind(ctx context.Context, r *running, l *link) {
 		return
 	}
 	a.log.Warn("this replica was away for too long and has been wiped", "peer", l.name)
+	if err := a.setCard(func(c *card) { c.origin = a.cfg.Store.Origin() }); err != nil && ctx.Err() == nil {
+		a.log.Warn("new incarnation is not announced", "err", err)
+	}
 }
 
 // life keeps a replica's streams from claiming what was wiped: each belongs to

@@ -51,7 +51,7 @@ func (a *Agent) follow(ctx context.Context, r *running, l *link) {
 		_, own := errors.AsType[*ownFailure](err)
 		l.down(err, refused || own)
 		if refused && refusal.Code == failForgotten {
-			a.leftBehind(ctx, r, l)
+			a.leftBehind(ctx, r, l, refusal.Side)
 		}
 		if time.Since(started) > 2*streamSilence {
 			delay = retryFirst

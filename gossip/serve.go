@@ -132,7 +132,7 @@ func (v *server) refuse(err error) error {
 	if ours, ok := errors.AsType[*failure](err); ok {
 		f = ours.fail
 	} else if errors.Is(err, store.ErrForgotten) {
-		f.Code = failForgotten
+		f.Code, f.Side = failForgotten, v.agent.side()
 	}
 	v.writing.lock()
 	defer v.writing.unlock()

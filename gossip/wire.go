@@ -224,15 +224,18 @@ const (
 type fail struct {
 	Code uint64
 	Text string
+	Side side // the server's, with failForgotten
 }
 
 func (m *fail) encode() []byte {
-	return appendBytes(binary.AppendUvarint(nil, m.Code), []byte(m.Text[:min(len(m.Text), maxText)]))
+	b := appendBytes(binary.AppendUvarint(nil, m.Code), []byte(m.Text[:min(len(m.Text), maxText)]))
+	b = binary.AppendUvarint(b, m.Side.Members)
+	return appendBytes(b, []byte(m.Side.First))
 }
 
 func decodeFail(b []byte) (fail, error) {
 	d := decoder{b: b}
-	m := fail{Code: d.uint(), Text: d.text()}
+	m := fail{Code: d.uint(), Text: d.text(), Side: side{Members: d.uint(), First: d.text()}}
 	return m, d.end()
 }
 

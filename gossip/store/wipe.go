@@ -91,6 +91,10 @@ func (c *committer) wipe(b *batch, covered crdt.Vector) error {
 	}
 	c.forgetHistory(b, kept)
 	c.head.past = before
+	// What was forgotten here may come back from the peer, which never saw it
+	// deleted. To refuse the peer for lacking it would last for ever.
+	c.head.forgotten = nil
+	c.must(c.disk(b).Delete(forgotKey, nil))
 	c.head.claims.others = crdt.Vector{}
 	clear(c.unsaved)
 	c.must(c.disk(b).DeleteRange([]byte{claimPrefix}, []byte{claimPrefix + 1}, nil))
