@@ -205,7 +205,7 @@ func (a *Agent) self(now time.Time) Member {
 	c := a.card
 	m := Member{
 		Name: a.cfg.Name, Number: c.number, Origin: c.origin, Birth: c.birth,
-		Addr: a.advertise(), API: c.api, Version: c.version, State: StateAlive, Self: true,
+		Addr: a.advertise(), API: c.api, Version: c.version, NoPods: c.noPods, State: StateAlive, Self: true,
 	}
 	switch {
 	case c.leaving:
@@ -249,6 +249,12 @@ func (a *Agent) Leader() (Member, bool) { return Elect(a.Members()) }
 // has revision rev on disk, after Config.AckWait, or at once when no peer is
 // live. It does not block.
 func (a *Agent) Hold(rev int64, release func()) { a.acks.hold(rev, release) }
+
+// SetNoPods tells the members whether this node's kubelet is down: its pods are
+// not looked after then, though the node lives.
+func (a *Agent) SetNoPods(down bool) error {
+	return a.setCard(func(c *card) { c.noPods = down })
+}
 
 // SetNumber changes the node number that members are told.
 func (a *Agent) SetNumber(n crdt.NodeNumber) error {

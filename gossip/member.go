@@ -33,6 +33,7 @@ type Member struct {
 	Since   time.Time       `json:"since"`          // when State began, by this node's clock
 	Until   time.Time       `json:"until,omitzero"` // end of the announced restart window
 	Self    bool            `json:"self,omitempty"`
+	NoPods  bool            `json:"noPods,omitempty"` // its kubelet is down
 	// Unheard, of a dead member: this node has not heard of it since it started.
 	Unheard bool `json:"unheard,omitempty"`
 }

@@ -20,6 +20,7 @@ const (
 	tagVersion = "v"
 	tagRestart = "r" // Unix milliseconds at which an announced restart is over
 	tagLeaving = "l"
+	tagNoPods  = "p" // it does not look after pods
 )
 
 // card is what a member's tags say.
@@ -31,6 +32,7 @@ type card struct {
 	version string
 	restart time.Time
 	leaving bool
+	noPods  bool
 }
 
 func (c card) tags() map[string]string {
@@ -48,6 +50,9 @@ func (c card) tags() map[string]string {
 	}
 	if c.leaving {
 		t[tagLeaving] = "1"
+	}
+	if c.noPods {
+		t[tagNoPods] = "1"
 	}
 	return t
 }
@@ -67,6 +72,7 @@ func readCard(tags map[string]string) card {
 		birth:   crdt.Stamp(number(tagBirth, 64)),
 		version: tags[tagVersion],
 		leaving: tags[tagLeaving] != "",
+		noPods:  tags[tagNoPods] != "",
 	}
 	if api, err := netip.ParseAddrPort(tags[tagAPI]); err == nil {
 		c.api = api

@@ -86,7 +86,7 @@ func (v view) members() map[string]Member {
 	for name, p := range v.peers {
 		m := Member{
 			Name: name, Number: p.card.number, Origin: p.card.origin, Birth: p.card.birth,
-			Addr: p.addr, API: p.card.api, Version: p.card.version, Until: p.card.restart,
+			Addr: p.addr, API: p.card.api, Version: p.card.version, Until: p.card.restart, NoPods: p.card.noPods,
 		}
 		m.State = state(p, v.evidence[name], v.now, v.limits)
 		if !v.now.Before(m.Until) {

@@ -117,7 +117,7 @@ func healthOf(members []gossip.Member) []sched.NodeHealth {
 	for _, m := range members {
 		out = append(out, sched.NodeHealth{
 			Name: m.Name, State: sched.NodeState(m.State), Since: m.Since, Until: m.Until,
-			Birth: uint64(m.Birth), Unheard: m.State == gossip.StateDead && m.Birth == 0,
+			Birth: uint64(m.Birth), Unheard: m.Unheard, KubeletDown: m.NoPods,
 		})
 	}
 	return out

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/mootkube/moot/gossip"
 	"github.com/mootkube/moot/gossip/crdt"
 	"github.com/mootkube/moot/node/api"
 	"github.com/mootkube/moot/node/dns"
@@ -43,7 +44,7 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *repl
 	if err != nil {
 		return err
 	}
-	kubeletPart, err := n.kubeletPart(keys)
+	kubeletPart, err := n.kubeletPart(keys, r.agent)
 	if err != nil {
 		return err
 	}
@@ -229,7 +230,7 @@ func (n *Node) volumePart(keys *pki.Bundle) (part, error) {
 
 // kubeletPart runs without a kubelet when its last starts took the daemon
 // down: an API that answers and says why is worth more than a crash loop.
-func (n *Node) kubeletPart(keys *pki.Bundle) (part, error) {
+func (n *Node) kubeletPart(keys *pki.Bundle, agent *gossip.Agent) (part, error) {
 	cfg := kubelet.DefaultConfig()
 	cfg.Log, cfg.NodeName, cfg.NodeIPs = n.log, n.cfg.NodeName, n.cfg.nodeIPs()
 	cfg.GuardFile = filepath.Join(n.cfg.DataDir, "kubelet-starts")
@@ -264,6 +265,7 @@ func (n *Node) kubeletPart(keys *pki.Bundle) (part, error) {
 						s.Ready, s.Reason, s.Degraded = true, "", nil
 					}
 				})
+				n.tellKubelet(agent, false)
 				ready()
 			})
 			loop, ok := errors.AsType[*kubelet.CrashLoopError](err)
@@ -271,12 +273,20 @@ func (n *Node) kubeletPart(keys *pki.Bundle) (part, error) {
 				return err
 			}
 			n.serveAPIOnly(loop)
+			n.tellKubelet(agent, true)
 			ready()
 			if !pause(ctx, time.Until(loop.Until)) {
 				return nil
 			}
 		}
 	}}, nil
+}
+
+// tellKubelet lets the leader know whether this node looks after its pods.
+func (n *Node) tellKubelet(agent *gossip.Agent, down bool) {
+	if err := agent.SetNoPods(down); err != nil {
+		n.log.Warn("the members were not told of the kubelet", "down", down, "err", err)
+	}
 }
 
 // serveAPIOnly lets the start go on without a kubelet, and says why.
