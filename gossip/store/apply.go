@@ -172,7 +172,7 @@ func (c *committer) take(b *batch, came, next *crdt.Record, alive *version, held
 		if held == nil {
 			held = c.held(came.Key, alive)
 		}
-		c.append(b, crdt.Delete(held, came.Key, r.Dot, r.Stamp), cls, alive)
+		c.append(b, crdt.Delete(held, came.Key, r.Dot, r.Stamp), cls, alive, r.Stamp)
 		alive = nil
 	}
 	if r.Deleted {
@@ -180,7 +180,7 @@ func (c *committer) take(b *batch, came, next *crdt.Record, alive *version, held
 	} else if r.Lease != 0 {
 		c.adoptLease(b, &r, cls)
 	}
-	c.append(b, &r, cls, alive)
+	c.append(b, &r, cls, alive, r.Born())
 }
 
 // leaseOf returns the lease of what two changes were joined to: that of the

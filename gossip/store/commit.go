@@ -296,7 +296,11 @@ func (c *committer) write(b *batch, r *crdt.Record, cls class, last *version) {
 	if r.Lease != 0 {
 		c.lease(b, r, cls)
 	}
-	c.append(b, r, cls, last)
+	born := r.Stamp
+	if last != nil && !r.Deleted && last.uid == hashUID(r.UID) {
+		born = last.born
+	}
+	c.append(b, r, cls, last, born)
 	c.note(r.Dot, cls)
 	if cls.replicated && cls.durable {
 		c.request.hold = true
@@ -305,8 +309,8 @@ func (c *committer) write(b *batch, r *crdt.Record, cls class, last *version) {
 
 // append gives a change its place in history and adds it to the batch, the
 // index and, if its class says so, the disk. Replaced is the version that
-// existed before it, nil for none.
-func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *version) {
+// existed before it, nil for none, and born when the life it shows began.
+func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *version, born crdt.Stamp) {
 	c.rev = c.rev.Next(c.now, c.node)
 	r.Mod, r.Create, r.Version = c.rev, 0, 0
 	if !r.Deleted {
@@ -326,7 +330,7 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 		c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))
 		c.store.recent.add(r)
 	}
-	v := newVersion(r, cls)
+	v := newVersion(r, cls, born)
 	v.silent = r.Deleted && replaced == nil
 	if !v.silent {
 		b.changes = append(b.changes, &change{rec: r, prev: replaced})

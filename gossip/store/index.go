@@ -32,20 +32,18 @@ type version struct {
 	silent  bool // a delete of a key that did not exist: no event
 }
 
-func newVersion(r *crdt.Record, c class) version {
+func newVersion(r *crdt.Record, c class, born crdt.Stamp) version {
 	v := version{
 		rev:     int64(r.Mod),
 		create:  int64(r.Create),
 		version: r.Version,
 		lease:   r.Lease,
 		dot:     r.Dot,
+		born:    born,
 		size:    int32(len(r.Key) + len(r.Value) + len(r.Meta)),
 		uid:     hashUID(r.UID),
 		deleted: r.Deleted,
 		joined:  r.Joined(),
-	}
-	if c.replicated {
-		v.born = r.Born()
 	}
 	if c.counted() {
 		v.sum = digestOf(r)

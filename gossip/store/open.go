@@ -282,7 +282,7 @@ func (l *loader) addRecord(iter *pebble.Iterator) error {
 		return fmt.Errorf("record of revision %d is at key %x", rec.Mod, iter.Key())
 	}
 	l.records++
-	v := newVersion(rec, classOf(rec.Key).onDisk())
+	v := newVersion(rec, classOf(rec.Key).onDisk(), rec.Born())
 	if v.deleted {
 		alive, _ := l.head.get(rec.Key)
 		v.silent = alive == nil && v.rev > l.head.floor
