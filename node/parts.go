@@ -230,7 +230,7 @@ func (n *Node) volumePart(keys *pki.Bundle) (part, error) {
 
 // kubeletPart runs without a kubelet when its last starts took the daemon
 // down: an API that answers and says why is worth more than a crash loop.
-func (n *Node) kubeletPart(keys *pki.Bundle, agent *gossip.Agent) (part, error) {
+func (n *Node) kubeletPart(keys *pki.Bundle, members *gossip.Agent) (part, error) {
 	cfg := kubelet.DefaultConfig()
 	cfg.Log, cfg.NodeName, cfg.NodeIPs = n.log, n.cfg.NodeName, n.cfg.nodeIPs()
 	cfg.GuardFile = filepath.Join(n.cfg.DataDir, "kubelet-starts")
@@ -265,7 +265,7 @@ func (n *Node) kubeletPart(keys *pki.Bundle, agent *gossip.Agent) (part, error) 
 						s.Ready, s.Reason, s.Degraded = true, "", nil
 					}
 				})
-				n.tellKubelet(agent, false)
+				n.tellKubelet(members, false)
 				ready()
 			})
 			loop, ok := errors.AsType[*kubelet.CrashLoopError](err)
@@ -273,7 +273,7 @@ func (n *Node) kubeletPart(keys *pki.Bundle, agent *gossip.Agent) (part, error) 
 				return err
 			}
 			n.serveAPIOnly(loop)
-			n.tellKubelet(agent, true)
+			n.tellKubelet(members, true)
 			ready()
 			if !pause(ctx, time.Until(loop.Until)) {
 				return nil
@@ -283,8 +283,8 @@ func (n *Node) kubeletPart(keys *pki.Bundle, agent *gossip.Agent) (part, error) 
 }
 
 // tellKubelet lets the leader know whether this node looks after its pods.
-func (n *Node) tellKubelet(agent *gossip.Agent, down bool) {
-	if err := agent.SetNoPods(down); err != nil {
+func (n *Node) tellKubelet(members *gossip.Agent, down bool) {
+	if err := members.SetNoPods(down); err != nil {
 		n.log.Warn("the members were not told of the kubelet", "down", down, "err", err)
 	}
 }
