@@ -128,7 +128,8 @@ func probeDir(dir string, mode fs.FileMode) error {
 }
 
 // checkAddresses looks for the node's addresses on this host: the kubelet never
-// gets ready with one that is not there.
+// gets ready with one that is not there. It may still come: a node that boots
+// with no network is given its address before the kubelet starts.
 func checkAddresses(want []netip.Addr) []Problem {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -145,7 +146,7 @@ func checkAddresses(want []netip.Addr) []Problem {
 		if !slices.Contains(have, ip.Unmap()) {
 			found = append(found, Problem{
 				What: fmt.Sprintf("no interface has the node's address %s", ip),
-				Fix:  "set --node-ip to an address of this machine", Fatal: true,
+				Fix:  "set --node-ip to an address of this machine, unless it has no network just now",
 			})
 		}
 	}
