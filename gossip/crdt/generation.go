@@ -72,7 +72,7 @@ func (s steps) set(born Origin, n *node) steps {
 	}
 	meta := n.get("metadata")
 	if meta != nil && meta.kind == object {
-		if sum != 0 {
+		if sum > 0 {
 			meta.set("generation", &node{kind: scalar, raw: strconv.AppendInt(nil, sum, 10)})
 		} else {
 			meta.set("generation", nil)
