@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 )
@@ -96,8 +97,15 @@ func standIn(ip netip.Addr) (bool, error) {
 	if err := removeStandIn(); err != nil { // it holds some older address
 		return false, err
 	}
-	link := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: standInLink}}
-	if err := netlink.LinkAdd(link); err != nil {
+	// A small kernel may lack dummy interfaces; a bridge without ports is as good.
+	named := netlink.LinkAttrs{Name: standInLink}
+	var link netlink.Link = &netlink.Dummy{LinkAttrs: named}
+	err = netlink.LinkAdd(link)
+	if errors.Is(err, syscall.EOPNOTSUPP) {
+		link = &netlink.Bridge{LinkAttrs: named}
+		err = netlink.LinkAdd(link)
+	}
+	if err != nil {
 		return false, fmt.Errorf("add stand-in interface: %w", err)
 	}
 	addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(ip.BitLen(), ip.BitLen())}}

@@ -37,9 +37,9 @@ func newNamespace(t *testing.T) *namespace {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = handle.Close() })
-	eth0 := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}}
+	eth0 := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}}
 	if err := errors.Join(netlink.LinkAdd(eth0), netlink.LinkSetUp(eth0)); err != nil {
-		t.Skipf("no dummy interface: %v", err)
+		t.Skipf("no bridge: %v", err)
 	}
 	return &namespace{t: t, handle: handle, eth0: eth0}
 }
