@@ -16,6 +16,8 @@
 // [Reader] gives it back. [Verify] reads a file to its end. Nothing of a file
 // may be used before that: only the last frame says that it is whole.
 //
+// What of it goes back into a store, new or living, is decided by [Place].
+//
 // The package starts no goroutine, reads no clock and knows no store. Files
 // hold the cluster's private keys and all its Secrets: whoever writes one keeps
 // it from others.
