@@ -40,6 +40,7 @@ type Agent struct {
 	advanced  subscribers
 	events    chan serf.Event
 	stale     atomic.Bool // serf has news
+	refreshes chan chan struct{}
 	acks      *ackQueue
 	stability stability
 	claims    claims
@@ -90,9 +91,11 @@ func New(cfg Config) (*Agent, error) {
 		look:    newSignal(),
 		events:  make(chan serf.Event, 256),
 		bulk:    make(chan struct{}, 1),
-		end:     make(chan error, 1),
-		card:    card{number: cfg.Number, origin: cfg.Store.Origin(), birth: cfg.Birth, api: cfg.API, version: cfg.Version},
-		links:   make(map[string]*link),
+
+		refreshes: make(chan chan struct{}),
+		end:       make(chan error, 1),
+		card:      card{number: cfg.Number, origin: cfg.Store.Origin(), birth: cfg.Birth, api: cfg.API, version: cfg.Version},
+		links:     make(map[string]*link),
 	}
 	a.setReady = sync.OnceFunc(func() { close(a.ready) })
 	a.acks = newAckQueue(cfg.AckWait)

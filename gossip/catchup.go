@@ -106,6 +106,11 @@ func (a *Agent) await(ctx context.Context, goal crdt.Vector) error {
 func (a *Agent) Bootstrap(ctx context.Context) error {
 	changed, cancel := a.Subscribe()
 	defer cancel()
+	select {
+	case <-a.ready:
+	case <-ctx.Done():
+		return fmt.Errorf("bootstrap replica: %w", ctx.Err())
+	}
 	for {
 		alone := len(a.sought()) == 0
 		for _, m := range a.Members() {

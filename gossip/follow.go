@@ -161,6 +161,7 @@ func (f *follower) run(ctx context.Context, greeting welcome) error {
 	})
 	defer stop()
 	g.Go(func() error { return f.read(ctx) })
+	g.Go(func() error { return f.probe(ctx) })
 	g.Go(func() error {
 		done, err := f.begin(ctx, greeting)
 		if err != nil {
@@ -324,15 +325,10 @@ func (b *batch) add(p *records) {
 	b.revision = max(b.revision, p.Revision)
 }
 
-// tell acknowledges, says what else this node has got, and asks for the time.
+// tell acknowledges, and says what else this node has got.
 func (f *follower) tell(ctx context.Context) error {
 	advanced, cancel := f.agent.advanced.add()
 	defer cancel()
-	probe := time.NewTicker(probeEvery)
-	defer probe.Stop()
-	if err := f.probe(); err != nil {
-		return err
-	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -345,11 +341,6 @@ func (f *follower) tell(ctx context.Context) error {
 				return nil
 			case <-time.After(haveEvery):
 			}
-		case <-probe.C:
-			if err := f.probe(); err != nil {
-				return err
-			}
-			continue
 		}
 		if err := f.sendAck(); err != nil {
 			return err
@@ -357,8 +348,20 @@ func (f *follower) tell(ctx context.Context) error {
 	}
 }
 
-func (f *follower) probe() error {
-	return f.write(msgProbe, encodeProbe(f.agent.cfg.Now().UnixNano()))
+// probe asks for the time now and then, which also says that this node lives.
+func (f *follower) probe(ctx context.Context) error {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		if err := f.write(msgProbe, encodeProbe(f.agent.cfg.Now().UnixNano())); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // sendAck tells what is on disk here: the peer's revision, and what changed in

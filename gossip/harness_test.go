@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"log/slog"
 	"math/big"
 	"net"
@@ -180,7 +181,9 @@ func (m *machine) start(seeds ...netip.AddrPort) {
 			m.t.Logf("%s: run ended with %v", m.name, err)
 		}
 		cancelStore()
-		<-stored
+		if err := <-stored; err != nil && !errors.Is(err, context.Canceled) {
+			m.t.Errorf("store of %s: %v", m.name, err)
+		}
 		if err := s.Close(); err != nil {
 			m.t.Errorf("close store of %s: %v", m.name, err)
 		}

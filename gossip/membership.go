@@ -33,7 +33,25 @@ func (a *Agent) watchMembers(ctx context.Context, r *running) error {
 			return nil
 		case <-a.look:
 		case <-tick.C:
+		case done := <-a.refreshes:
+			a.stale.Store(true)
+			w.readAt = time.Time{}
+			w.step(ctx, time.Now(), 0)
+			close(done)
 		}
+	}
+}
+
+// refresh waits until the members have been read anew.
+func (a *Agent) refresh(ctx context.Context) {
+	done := make(chan struct{})
+	select {
+	case a.refreshes <- done:
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+	case <-ctx.Done():
 	}
 }
 

@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	seekEvery  = 250 * time.Millisecond
-	seekFirst  = 500 * time.Millisecond // wait after the first failure
-	seekLast   = 5 * time.Second        // and after many
-	seekAtOnce = 4                      // members sought at once
+	seekEvery   = 250 * time.Millisecond
+	seekFirst   = 500 * time.Millisecond // wait after the first failure
+	seekLast    = 5 * time.Second        // and after many
+	readyWithin = 4 * time.Second        // a node that reaches nobody is ready alone
+	seekAtOnce  = 4                      // members sought at once
 )
 
 // seeker is what is known of one address where a member may be.
@@ -33,9 +34,12 @@ func (a *Agent) rejoin(ctx context.Context, r *running) error {
 	defer cancel()
 	tick := time.NewTicker(seekEvery)
 	defer tick.Stop()
+	a.refresh(ctx) // the register says whom to seek
+	s.began = time.Now()
 	for {
 		s.step(ctx, time.Now())
-		if s.first() {
+		if s.first(time.Now()) {
+			a.refresh(ctx) // who was found is known before anyone asks who leads
 			a.setReady()
 		}
 		select {
@@ -64,19 +68,26 @@ type seeking struct {
 	run   *running
 	at    map[netip.AddrPort]*seeker
 	busy  int
-	begun bool // the first round has been started
+	began time.Time
+	ready bool
 	done  chan netip.AddrPort
 	wg    sync.WaitGroup
 }
 
-// first reports whether every address known at first has been tried.
-func (s *seeking) first() bool {
-	for _, k := range s.at {
-		if k.delay == 0 {
-			return false
+// first reports, once, that the first try to reach the cluster is over: a member
+// was reached, or none of those known at first was, or it takes too long.
+func (s *seeking) first(now time.Time) bool {
+	if s.ready {
+		return false
+	}
+	s.ready = s.run.joined.Load() || now.Sub(s.began) >= readyWithin
+	if !s.ready {
+		s.ready = true
+		for _, k := range s.at {
+			s.ready = s.ready && k.delay > 0 && !k.busy
 		}
 	}
-	return s.begun
+	return s.ready
 }
 
 // step starts as many tries as are due and allowed.
@@ -102,7 +113,6 @@ func (s *seeking) step(ctx context.Context, now time.Time) {
 			due = append(due, at)
 		}
 	}
-	s.begun = true
 	rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] })
 	for _, at := range due {
 		if s.busy == seekAtOnce {

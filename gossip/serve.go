@@ -16,13 +16,14 @@ import (
 )
 
 const (
-	windowBytes  = 4 << 20 // sent and not acknowledged
-	partBytes    = 512 << 10
-	maxControl   = 24 << 20 // a message that carries no records
-	sendTimeout  = 15 * time.Second
-	relayDelay   = 25 * time.Millisecond // for a peer to get a change from elsewhere
-	streamsMost  = 4                     // per member that is to tail a node, for all nodes together
-	refusalsText = "too many streams"
+	windowBytes     = 4 << 20 // sent and not acknowledged
+	partBytes       = 512 << 10
+	maxControl      = 24 << 20 // a message that carries no records
+	sendTimeout     = 15 * time.Second
+	followerSilence = 5 * probeEvery
+	relayDelay      = 25 * time.Millisecond // for a peer to get a change from elsewhere
+	streamsMost     = 4                     // per member that is to tail a node, for all nodes together
+	refusalsText    = "too many streams"
 )
 
 // serve answers a peer that wants to tail this node.
@@ -141,24 +142,44 @@ func (v *server) refuse(err error) error {
 
 // awaitStart waits until the follower says where to start.
 func (v *server) awaitStart() (crdt.Vector, error) {
+	for {
+		t, body, err := v.next()
+		if err != nil {
+			return nil, err
+		}
+		switch t {
+		case msgAck:
+			m, err := decodeAck(body)
+			v.link.learn(m.Vector)
+			return m.Vector, err
+		case msgProbe:
+			if err := v.answerProbe(body); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, fmt.Errorf("%w: message %d instead of a start", errWire, t)
+		}
+	}
+}
+
+// next reads a message. A follower that says nothing for long is gone.
+func (v *server) next() (messageType, []byte, error) {
+	if err := v.conn.SetReadDeadline(time.Now().Add(followerSilence)); err != nil {
+		return 0, nil, err
+	}
 	t, body, err := readMessage(v.in, maxControl)
 	if err != nil {
-		return nil, fmt.Errorf("read start: %w", err)
+		return 0, nil, fmt.Errorf("read from %s: %w", v.peer, err)
 	}
-	if t != msgAck {
-		return nil, fmt.Errorf("%w: message %d instead of a start", errWire, t)
-	}
-	m, err := decodeAck(body)
-	v.link.learn(m.Vector)
-	return m.Vector, err
+	return t, body, nil
 }
 
 // read takes what the follower sends.
 func (v *server) read(ctx context.Context) error {
 	for {
-		t, body, err := readMessage(v.in, maxControl)
+		t, body, err := v.next()
 		if err != nil {
-			return fmt.Errorf("read from %s: %w", v.peer, err)
+			return err
 		}
 		switch t {
 		case msgAck:
@@ -181,17 +202,21 @@ func (v *server) read(ctx context.Context) error {
 				return nil
 			}
 		case msgProbe:
-			now, err := decodeProbe(body)
-			if err != nil {
-				return err
-			}
-			if err := v.beat(now); err != nil {
+			if err := v.answerProbe(body); err != nil {
 				return err
 			}
 		default:
 			return fmt.Errorf("%w: unexpected message %d", errWire, t)
 		}
 	}
+}
+
+func (v *server) answerProbe(body []byte) error {
+	now, err := decodeProbe(body)
+	if err != nil {
+		return err
+	}
+	return v.beat(now)
 }
 
 // beats says that this node lives.

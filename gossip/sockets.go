@@ -24,6 +24,10 @@ const (
 // sockets is the [Network] of the real world.
 type sockets struct{}
 
+// Sockets returns the network that an agent uses when its configuration names
+// none.
+func Sockets() Network { return sockets{} }
+
 // Open listens on TCP and UDP.
 func (sockets) Open(e Endpoint) (Port, error) {
 	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(e.Bind))

@@ -7,10 +7,12 @@ import (
 	"testing"
 
 	"github.com/mootkube/moot/gossip"
+	"github.com/mootkube/moot/gossip/crdt"
+	"github.com/mootkube/moot/gossip/store"
 )
 
-func pod(name, field, value string) string {
-	return fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"uid":"u-%s"},%q:%q}`, name, name, field, value)
+func pod(name, value string) string {
+	return fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"uid":"u-%s"},"a":%q}`, name, name, value)
 }
 
 // machines starts a cluster of real stores on real sockets.
@@ -41,17 +43,17 @@ func TestStoresConverge(t *testing.T) {
 	all := machines(t, 3)
 	for i := range 50 {
 		m := all[i%3]
-		m.put(fmt.Sprintf("/registry/pods/default/p%d", i), pod(fmt.Sprintf("p%d", i), "a", "1"))
+		m.put(fmt.Sprintf("/registry/pods/default/p%d", i), pod(fmt.Sprintf("p%d", i), "1"))
 	}
 	eventually(t, "stores agree", func() bool { return agreed(all...) })
 	for _, m := range all {
-		if got := m.get("/registry/pods/default/p7"); got != pod("p7", "a", "1") {
+		if got := m.get("/registry/pods/default/p7"); got != pod("p7", "1") {
 			t.Errorf("%s holds %q", m.name, got)
 		}
 	}
 	eventually(t, "writes are acknowledged by a peer", func() bool {
 		before := all[0].agent.Status().Acks.Peer
-		all[0].put("/registry/pods/default/x", pod("x", "a", fmt.Sprint(before)))
+		all[0].put("/registry/pods/default/x", pod("x", fmt.Sprint(before)))
 		return all[0].agent.Status().Acks.Peer > before
 	})
 	eventually(t, "status says so", func() bool {
@@ -66,12 +68,12 @@ func TestStoresConverge(t *testing.T) {
 
 func TestStoresConvergeAfterARestart(t *testing.T) {
 	all := machines(t, 3)
-	all[0].put("/registry/pods/default/gone", pod("gone", "a", "1"))
+	all[0].put("/registry/pods/default/gone", pod("gone", "1"))
 	eventually(t, "stores agree", func() bool { return agreed(all...) })
 	n3 := all[2]
 	n3.stop()
 	for i := range 20 {
-		all[i%2].put(fmt.Sprintf("/registry/pods/default/p%d", i), pod(fmt.Sprintf("p%d", i), "a", "1"))
+		all[i%2].put(fmt.Sprintf("/registry/pods/default/p%d", i), pod(fmt.Sprintf("p%d", i), "1"))
 	}
 	all[0].delete("/registry/pods/default/gone")
 	n3.start(all[1].addr)
@@ -79,6 +81,18 @@ func TestStoresConvergeAfterARestart(t *testing.T) {
 	if got := n3.get("/registry/pods/default/gone"); got != "" {
 		t.Errorf("what was deleted is %q", got)
 	}
+}
+
+// forgets waits until a store has forgotten deletes that have lacks.
+func forgets(m *machine, have crdt.Vector) {
+	m.t.Helper()
+	eventually(m.t, "deletes are forgotten", func() bool {
+		tail, err := m.store.Tail(m.t.Context(), have)
+		if err == nil {
+			tail.Close()
+		}
+		return errors.Is(err, store.ErrForgotten)
+	})
 }
 
 // A replica that was away while deletes were forgotten is wiped and filled
@@ -91,21 +105,24 @@ func TestForgottenReplica(t *testing.T) {
 	}
 	n1.start()
 	n2.start(n1.addr)
-	n1.put("/registry/pods/default/gone", pod("gone", "a", "1"))
+	n1.put("/registry/pods/default/gone", pod("gone", "1"))
 	eventually(t, "stores agree", func() bool { return n1.alive() == 2 && agreed(n1, n2) })
+	had := n1.store.Vector().Clone()
 	n2.stop()
 	n1.delete("/registry/pods/default/gone")
 	for i := range 200 {
-		n1.put(fmt.Sprintf("/registry/pods/default/p%d", i%5), pod(fmt.Sprintf("p%d", i%5), "a", fmt.Sprint(i)))
+		n1.put(fmt.Sprintf("/registry/pods/default/p%d", i%5), pod(fmt.Sprintf("p%d", i%5), fmt.Sprint(i)))
 	}
 	n1.agent.Serving()
+	forgets(n1, had)
 	n2.start()
 	n2.agent.Serving()
-	n2.put("/registry/pods/default/alone", pod("alone", "a", "1"))
+	n2.put("/registry/pods/default/alone", pod("alone", "1"))
 	n2.delete("/registry/pods/default/gone")
 	for i := range 200 { // this side forgets, too
-		n2.put(fmt.Sprintf("/registry/pods/default/q%d", i%5), pod(fmt.Sprintf("q%d", i%5), "a", fmt.Sprint(i)))
+		n2.put(fmt.Sprintf("/registry/pods/default/q%d", i%5), pod(fmt.Sprintf("q%d", i%5), fmt.Sprint(i)))
 	}
+	forgets(n2, had)
 	n2.stop()
 	n2.start(n1.addr)
 	n2.agent.Serving()
@@ -122,7 +139,7 @@ func TestForgottenReplica(t *testing.T) {
 	if got := n2.get("/registry/pods/default/gone"); got != "" {
 		t.Errorf("what was deleted is %q", got)
 	}
-	n2.put("/registry/pods/default/later", pod("later", "a", "1"))
+	n2.put("/registry/pods/default/later", pod("later", "1"))
 	eventually(t, "stores agree again", func() bool { return agreed(n1, n2) })
 	for _, name := range []string{"alone", "later", "q4"} {
 		if n1.get("/registry/pods/default/"+name) == "" {
@@ -137,7 +154,7 @@ func TestBootstrapOfAnEmptyStore(t *testing.T) {
 	n1.start()
 	filler := strings.Repeat("x", 2000)
 	for i := range 300 {
-		n1.put(fmt.Sprintf("/registry/pods/default/p%d", i), pod(fmt.Sprintf("p%d", i), "a", filler))
+		n1.put(fmt.Sprintf("/registry/pods/default/p%d", i), pod(fmt.Sprintf("p%d", i), filler))
 	}
 	n2.start(n1.addr)
 	if err := n2.agent.Bootstrap(t.Context()); err != nil {
