@@ -16,7 +16,6 @@ import (
 	"syscall"
 
 	"github.com/mootkube/moot/node/backup"
-	"github.com/mootkube/moot/node/join"
 	"github.com/mootkube/moot/node/pki/rotation"
 )
 
@@ -32,8 +31,8 @@ func (c Client) CreateToken(ctx context.Context, want NewToken) (CreatedToken, e
 }
 
 // Tokens lists the join tokens, without their secrets.
-func (c Client) Tokens(ctx context.Context) ([]join.TokenInfo, error) {
-	var list []join.TokenInfo
+func (c Client) Tokens(ctx context.Context) ([]ListedToken, error) {
+	var list []ListedToken
 	return list, c.ask(ctx, http.MethodGet, "/tokens", nil, &list)
 }
 

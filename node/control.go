@@ -82,7 +82,7 @@ var (
 
 // handle adds the routes to the daemon's socket.
 func (c *control) handle(mux *http.ServeMux) {
-	mux.HandleFunc("GET /tokens", answers(c, func(r *http.Request, on *Controls) (any, error) { return on.Tokens.List(r.Context()) }))
+	mux.HandleFunc("GET /tokens", answers(c, listTokens))
 	mux.HandleFunc("POST /tokens", answers(c, createToken))
 	mux.HandleFunc("DELETE /tokens/{id}", answers(c, func(r *http.Request, on *Controls) (any, error) {
 		return nil, on.Tokens.Revoke(r.Context(), r.PathValue("id"))
@@ -202,6 +202,28 @@ type CreatedToken struct {
 	join.TokenInfo
 	Token   string `json:"token"`
 	Address string `json:"address"` // where machines are to join
+}
+
+// ListedToken is a token and whether it is still good for anything.
+type ListedToken struct {
+	join.TokenInfo
+	Rotated bool `json:"rotated,omitempty"` // the cluster's keys were rotated since: no machine recognises it by this token
+}
+
+func listTokens(r *http.Request, on *Controls) (any, error) {
+	all, err := on.Tokens.List(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	pin, err := on.Pin()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]ListedToken, 0, len(all))
+	for _, t := range all {
+		list = append(list, ListedToken{TokenInfo: t, Rotated: t.Pin != pin})
+	}
+	return list, nil
 }
 
 func createToken(r *http.Request, on *Controls) (any, error) {

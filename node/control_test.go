@@ -164,7 +164,7 @@ func TestControlTokens(t *testing.T) {
 		t.Errorf("made %+v: %v", made.TokenInfo, err)
 	}
 	list, err := d.Tokens(t.Context())
-	if err != nil || len(list) != 1 || list[0].Description != "for n2" {
+	if err != nil || len(list) != 1 || list[0].Description != "for n2" || list[0].Rotated {
 		t.Errorf("tokens %+v: %v", list, err)
 	}
 	if err := d.RevokeToken(t.Context(), made.ID); err != nil {

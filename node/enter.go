@@ -104,13 +104,13 @@ func (n *Node) join(ctx context.Context) (*membership, error) {
 	return m, nil
 }
 
-// ask repeats the question for as long as nobody answers, for a bounded time:
+// ask repeats the question while nobody answers or can, for a bounded time:
 // machines that are set up together start together.
 func (n *Node) ask(ctx context.Context, dialer *join.Dialer) (*join.Grant, error) {
 	deadline := time.Now().Add(joinWithin)
 	for told := false; ; told = true {
 		grant, err := dialer.Do(ctx, n.cfg.Join)
-		if err == nil || !errors.Is(err, join.ErrUnreachable) || ctx.Err() != nil || time.Now().After(deadline) {
+		if err == nil || !join.Temporary(err) || ctx.Err() != nil || time.Now().After(deadline) {
 			return grant, err
 		}
 		if !told {

@@ -50,7 +50,10 @@ func receiveBackup(r *http.Request, on *Controls, say func(string)) error {
 	if err != nil {
 		return fmt.Errorf("keep the backup aside: %w", err)
 	}
-	defer func() { _ = errors.Join(spool.Close(), os.Remove(spool.Name())) }() // it is a copy
+	defer spool.Close()                             //nolint:errcheck // it is a copy
+	if err := os.Remove(spool.Name()); err != nil { // it goes with its descriptor, however the daemon ends
+		return fmt.Errorf("keep the backup aside: %w", err)
+	}
 	if _, err := io.Copy(spool, r.Body); err != nil {
 		return fmt.Errorf("keep the backup aside: %w", err)
 	}

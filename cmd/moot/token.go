@@ -112,8 +112,10 @@ func newTokenList() *cobra.Command {
 	return cmd
 }
 
-func expiry(t join.TokenInfo, now time.Time) string {
+func expiry(t node.ListedToken, now time.Time) string {
 	switch {
+	case t.Rotated:
+		return "keys were rotated"
 	case t.Expires.IsZero():
 		return "never"
 	case t.Expired(now):

@@ -32,6 +32,13 @@ var (
 	ErrNotTheCluster = errors.New("not a member of the cluster that the token is for")
 )
 
+// Temporary reports whether what [Dialer.Do] returned may be gone at the next
+// try with no one doing anything about it.
+func Temporary(err error) bool {
+	refusal, ok := errors.AsType[*Refusal](err)
+	return errors.Is(err, ErrUnreachable) || ok && (refusal.Reason == ReasonBusy || refusal.Reason == ReasonInternal)
+}
+
 // Do shakes hands with the member at address, host:port, once. It returns
 // [ErrUnreachable], [ErrNotTheCluster] or a [*Refusal] when that is what
 // happened. Asking again after a crash is safe.

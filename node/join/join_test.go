@@ -213,6 +213,9 @@ func TestRefusals(t *testing.T) {
 			if grant != nil || !ok {
 				t.Fatalf("granted %v, error %v", grant != nil, err)
 			}
+			if Temporary(err) != (tt.reason == ReasonInternal) {
+				t.Errorf("worth another try: %v", Temporary(err))
+			}
 			if refusal.Reason != tt.reason {
 				t.Errorf("refused for %s, want %s: %v", refusal.Reason, tt.reason, refusal)
 			}
@@ -266,7 +269,7 @@ func TestBorrowedAuthority(t *testing.T) {
 	forged.Certificate = [][]byte{theirs.Certificate[0], mine.Certificate[1]}
 	err = func() error {
 		client, server := net.Pipe()
-		defer client.Close()
+		defer func() { _ = client.Close() }()
 		go func() {
 			_ = tls.Server(server, &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{Protocol}, Certificates: []tls.Certificate{forged}}).Handshake()
 			_ = server.Close()
@@ -289,7 +292,7 @@ func TestNobodyThere(t *testing.T) {
 	if err := listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.dialer(m.token(0)).Do(t.Context(), address); !errors.Is(err, ErrUnreachable) {
+	if _, err := m.dialer(m.token(0)).Do(t.Context(), address); !errors.Is(err, ErrUnreachable) || !Temporary(err) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -330,7 +333,7 @@ func TestTooManyAttempts(t *testing.T) {
 		}
 	}
 	_, err := good.Do(t.Context(), m.address)
-	if refusal, ok := errors.AsType[*Refusal](err); !ok || refusal.Reason != ReasonBusy {
+	if refusal, ok := errors.AsType[*Refusal](err); !ok || refusal.Reason != ReasonBusy || !Temporary(err) {
 		t.Errorf("after %d attempts: %v", attemptsAtOnce, err)
 	}
 	// The member's clock stands still: one line in all of this second.

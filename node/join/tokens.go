@@ -35,6 +35,7 @@ type Store interface {
 type TokenInfo struct {
 	ID          string    `json:"id"`
 	Hash        string    `json:"hash"` // SHA-256 of the secret
+	Pin         string    `json:"pin"`  // the authority by which machines recognise the cluster
 	Description string    `json:"description,omitempty"`
 	Created     time.Time `json:"created"`
 	Expires     time.Time `json:"expires,omitzero"` // zero: never
@@ -82,7 +83,7 @@ func (t *Tokens) Create(ctx context.Context, pin string, ttl time.Duration, desc
 		return Token{}, TokenInfo{}, err
 	}
 	now := t.now().UTC().Truncate(time.Second)
-	info := TokenInfo{ID: token.ID, Hash: hashOf(string(token.Secret)), Description: description, Created: now}
+	info := TokenInfo{ID: token.ID, Hash: hashOf(string(token.Secret)), Pin: pin, Description: description, Created: now}
 	if ttl > 0 {
 		info.Expires = now.Add(ttl)
 	}
