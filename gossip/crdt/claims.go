@@ -8,7 +8,7 @@ import (
 // Bounds on what a local write leaves of older ones.
 const (
 	maxWrites = 24   // of writes that still hold a place: beyond, the oldest one's places go to the new one
-	maxClaims = 2000 // of places held: beyond, the new write holds the whole object
+	maxClaims = 1000 // of places held: beyond, the new write holds the whole object
 )
 
 // claims says which write holds which place of a value, as a tree. A write
@@ -98,14 +98,14 @@ func (c *claims) bound(t tag) {
 		*c = claims{whole: t}
 		return
 	}
-	all := c.tags()
+	all := slices.DeleteFunc(c.tags(), tag.constant)
 	if len(all) <= maxWrites {
 		return
 	}
 	limit := all[len(all)-maxWrites]
 	for _, k := range c.kids {
 		k.at.each(func(held *tag) {
-			if held.compare(limit) < 0 {
+			if held.compare(limit) < 0 && !held.constant() {
 				*held = t
 			}
 		})
@@ -182,11 +182,11 @@ func (r *reader) claims(seen Vector) *claims {
 	n := r.count(17)
 	table := make([]tag, 0, n)
 	for range n {
-		t := r.tag()
+		t := r.anyTag()
 		switch {
 		case r.err != nil:
 			return nil
-		case !seen.Covers(t.dot):
+		case !t.constant() && !seen.Covers(t.dot):
 			r.fail("a write was not seen")
 			return nil
 		case len(table) > 0 && table[len(table)-1].compare(t) >= 0:

@@ -74,11 +74,11 @@ func (j *joiner) sorted() []Conflict {
 // lost notes what of the losing side's news at the place is not kept. seen is
 // what the winner included, so all that is not in it is news.
 func (j *joiner) lost(lc *claims, lv *node, seen Vector, wc *claims, wv *node) {
-	if lv.equal(wv) || isOwnership(j.at) {
+	if lv.equal(wv) || isBookkeeping(j.at) {
 		return
 	}
 	by := cmp.Or(wc.wrote(), newest(wc, nil))
-	if news := lc.wrote(); !news.isZero() && !seen.Covers(news.dot) {
+	if news := lc.wrote(); !news.isZero() && (news.constant() || !news.knownTo(seen)) {
 		j.note(j.at, RuleNewest, lv, wv, news, by)
 		return
 	}
@@ -92,12 +92,16 @@ func (j *joiner) lost(lc *claims, lv *node, seen Vector, wc *claims, wv *node) {
 	}
 }
 
+// knownTo reports whether a write was seen; what creates have in common always
+// was.
+func (t tag) knownTo(seen Vector) bool { return seen != nil && (t.constant() || seen.Covers(t.dot)) }
+
 // newest returns the newest tag in the tree that is not in seen.
 func newest(c *claims, seen Vector) tag {
 	var t tag
 	if c != nil {
 		c.each(func(held *tag) {
-			if held.compare(t) > 0 && (seen == nil || !seen.Covers(held.dot)) {
+			if held.compare(t) > 0 && !held.knownTo(seen) {
 				t = *held
 			}
 		})
@@ -107,10 +111,10 @@ func newest(c *claims, seen Vector) tag {
 
 // lostBelow notes the places below at which the loser has news.
 func (j *joiner) lostBelow(lc *claims, lv *node, seen Vector, wv *node, by tag) {
-	if lc == nil || lv.equal(wv) || isOwnership(j.at) {
+	if lc == nil || lv.equal(wv) || isBookkeeping(j.at) {
 		return
 	}
-	if !lc.whole.isZero() && !seen.Covers(lc.whole.dot) {
+	if !lc.whole.isZero() && !lc.whole.knownTo(seen) {
 		j.note(j.at, RuleWhole, lv, wv, lc.whole, by)
 		return
 	}
@@ -134,9 +138,12 @@ func child(n *node, form, name string) *node {
 }
 
 func (j *joiner) note(at []step, rule string, lost, kept *node, lostBy, keptBy tag) {
-	c := Conflict{
-		Key: j.key, UID: j.uid, Path: pathString(at), Rule: rule,
-		LostBy: lostBy.dot, KeptBy: keptBy.dot, LostAt: lostBy.stamp, KeptAt: keptBy.stamp,
+	c := Conflict{Key: j.key, UID: j.uid, Path: pathString(at), Rule: rule}
+	if !lostBy.constant() {
+		c.LostBy, c.LostAt = lostBy.dot, lostBy.stamp
+	}
+	if !keptBy.constant() {
+		c.KeptBy, c.KeptAt = keptBy.dot, keptBy.stamp
 	}
 	if lost != nil {
 		c.Lost = lost.append(nil)
@@ -190,14 +197,14 @@ var withStatus = []string{"spec.nodeName", "spec.volumeName", "spec.claimRef", "
 // onlyStatus reports whether all in the life that is not in seen is status, or
 // goes with it.
 func (l *life) onlyStatus(seen Vector) bool {
-	if !seen.Covers(l.claims.whole.dot) || l.claims.form != formFields {
+	if !l.claims.whole.knownTo(seen) || l.claims.form != formFields {
 		return false
 	}
 	for _, k := range l.claims.kids {
 		if k.name == "status" || newest(k.at, seen).isZero() {
 			continue
 		}
-		if !k.at.whole.isZero() && !seen.Covers(k.at.whole.dot) || k.name != "spec" && k.name != "metadata" {
+		if !k.at.whole.isZero() && !k.at.whole.knownTo(seen) || k.name != "spec" && k.name != "metadata" {
 			return false
 		}
 		for _, m := range k.at.kids {

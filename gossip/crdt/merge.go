@@ -85,11 +85,12 @@ func join(key []byte, a, b *state) (*state, []Conflict) {
 	s := &state{seen: a.seen.Clone(), joined: true}
 	s.seen.Join(b.seen)
 	j := &joiner{key: string(key), a: side{seen: a.seen}, b: side{seen: b.seen}}
+	s.ended = slices.Compact(slices.Sorted(slices.Values(slices.Concat(a.ended, b.ended))))
 	for _, l := range a.lives {
-		switch m := b.life(l.birth.dot); {
+		switch m := b.find(l); {
 		case m != nil:
 			s.lives = append(s.lives, j.lives(l, m))
-		case !b.seen.Covers(l.birth.dot):
+		case !b.ends(l):
 			s.lives = append(s.lives, l.canonical())
 		default:
 			j.died(l, b.seen)
@@ -97,8 +98,8 @@ func join(key []byte, a, b *state) (*state, []Conflict) {
 	}
 	for _, m := range b.lives {
 		switch {
-		case a.life(m.birth.dot) != nil:
-		case !a.seen.Covers(m.birth.dot):
+		case a.find(m) != nil:
+		case !a.ends(m):
 			s.lives = append(s.lives, m.canonical())
 		default:
 			j.died(m, a.seen)
@@ -117,7 +118,7 @@ func join(key []byte, a, b *state) (*state, []Conflict) {
 // hides reports whether l is in s and not visible.
 func (s *state) hides(l *life) bool {
 	for i, m := range s.lives {
-		if m.birth == l.birth {
+		if m.same(l) {
 			return i != s.visible
 		}
 	}
@@ -141,7 +142,10 @@ func (l *life) canonical() *life {
 
 // lives joins one life as the two sides hold it.
 func (j *joiner) lives(l, m *life) *life {
-	out := &life{birth: l.birth, uid: l.uid}
+	out := &life{birth: l.birth, shared: l.shared, uid: l.uid}
+	if m.birth.compare(l.birth) < 0 {
+		out.birth = m.birth
+	}
 	j.uid = l.uid
 	j.a.value, j.b.value = parseObject(l.value), parseObject(m.value)
 	if j.a.value == nil || j.b.value == nil {
@@ -156,8 +160,7 @@ func (j *joiner) lives(l, m *life) *life {
 		out.claims, out.value, out.apiVersion = win.claims, win.value, win.apiVersion
 		return out.canonical()
 	}
-	origin := l.birth.dot.Origin
-	raised := joinSteps(l.steps.of(origin, j.a.value), m.steps.of(origin, j.b.value), j.a.seen, j.b.seen)
+	raised := joinSteps(l.steps.of(l.birth.dot.Origin, j.a.value), m.steps.of(m.birth.dot.Origin, j.b.value), j.a.seen, j.b.seen)
 	for _, n := range []*node{j.a.value, j.b.value} {
 		if meta := n.get("metadata"); meta != nil && meta.kind == object {
 			meta.set("generation", nil)
@@ -174,7 +177,7 @@ func (j *joiner) lives(l, m *life) *life {
 	if v == nil {
 		v = &node{kind: object}
 	}
-	out.steps = raised.set(origin, v)
+	out.steps = raised.set(out.birth.dot.Origin, v)
 	settle(v)
 	c.owned(v)
 	out.claims, out.apiVersion = c, v.get("apiVersion").text()

@@ -1,9 +1,6 @@
 package crdt
 
-import (
-	"slices"
-	"strings"
-)
+import "slices"
 
 // A write of a field is also the last word on which managers own it: whoever
 // wrote the value wrote the entries of managedFields with it. So each claim of
@@ -217,7 +214,7 @@ func (c *claims) drop() {
 	c.settle()
 }
 
-// isOwnership reports whether a place belongs to managedFields.
-func isOwnership(at []step) bool {
-	return len(at) >= 2 && at[0].name == "metadata" && strings.HasPrefix(at[1].name, "managedFields")
+// isBookkeeping reports whether nobody writes a place for its own sake.
+func isBookkeeping(at []step) bool {
+	return len(at) >= 2 && at[0].name == "metadata" && (at[1].name == "managedFields" || at[1].name == "creationTimestamp")
 }

@@ -1,5 +1,7 @@
 package crdt
 
+import "slices"
+
 // Put returns the record of a local write of value over held, which is nil
 // when the key was never written; ch is what [DescribeChange] found for the
 // two. dot must be new; stamp is raised when it is not after all that held
@@ -17,9 +19,17 @@ func Put(held *Record, key, value []byte, dot Dot, stamp Stamp, ch Change) *Reco
 		ch.Paths = nil
 	}
 	now := tag{stamp, dot}
-	next := born(now, ch.UID, ch.APIVersion, value)
-	if s.visible >= 0 && s.lives[s.visible].uid == ch.UID {
-		next = s.lives[s.visible].write(next, ch)
+	var next *life
+	switch {
+	case s.visible >= 0 && s.lives[s.visible].uid == ch.UID:
+		next = s.lives[s.visible].write(born(now, ch.UID, ch.APIVersion, value), ch)
+		s.end(s.lives, s.lives[s.visible])
+	case isShared(ch.UID) && !slices.Contains(s.ended, ch.UID) && !s.holds(ch.UID):
+		next = bornShared(now, ch, value)
+		s.end(s.lives, nil)
+	default:
+		next = born(now, ch.UID, ch.APIVersion, value)
+		s.end(s.lives, nil)
 	}
 	s.lives, s.visible, s.joined = []*life{next}, 0, false
 	r := &Record{Key: key, Dot: dot, Stamp: stamp}
@@ -27,11 +37,16 @@ func Put(held *Record, key, value []byte, dot Dot, stamp Stamp, ch Change) *Reco
 	return r
 }
 
+// holds reports whether one of the lives has the UID.
+func (s *state) holds(uid string) bool {
+	return slices.ContainsFunc(s.lives, func(l *life) bool { return l.uid == uid })
+}
+
 // write returns l after the write that, had it been a create, would have begun
 // next.
 func (l *life) write(next *life, ch Change) *life {
 	now := next.birth
-	next.birth = l.birth
+	next.birth, next.shared = l.birth, l.shared
 	next.steps = l.steps.raise(l.birth.dot.Origin, now.dot.Origin, ch.Step, ch.Generation)
 	if len(ch.Paths) == 0 {
 		return next
@@ -50,6 +65,7 @@ func (l *life) write(next *life, ch Change) *life {
 // when the key was never written. All lives of the key end.
 func Delete(held *Record, key []byte, dot Dot, stamp Stamp) *Record {
 	s, stamp := follow(held, dot, stamp)
+	s.end(s.lives, nil)
 	s.lives, s.visible, s.joined = nil, -1, false
 	r := &Record{Key: key, Dot: dot, Stamp: stamp}
 	s.show(r)

@@ -69,6 +69,7 @@ func AppendState(b []byte, r *Record) ([]byte, error) {
 	}
 	b = appendBlob(b, r.Key)
 	b = s.seen.Append(b)
+	b = s.appendEnded(b)
 	b = s.appendLives(b)
 	if !r.Deleted {
 		b = appendBlob(b, r.UID)

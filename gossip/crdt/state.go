@@ -18,9 +18,10 @@ func (t tag) compare(u tag) int {
 func (t tag) isZero() bool { return t == tag{} }
 
 // life is one life of a key: from a create to the delete. Its identity is its
-// birth.
+// birth, or its UID when it is a shared one.
 type life struct {
-	birth      tag
+	birth      tag // of several, the oldest
+	shared     bool
 	claims     *claims // of the places of value
 	steps      steps   // of metadata.generation
 	uid        string
@@ -35,7 +36,7 @@ func born(t tag, uid, apiVersion string, value []byte) *life {
 
 // fresh reports whether l is as its create made it.
 func (l *life) fresh() bool {
-	return len(l.claims.kids) == 0 && l.claims.marker.isZero() && l.claims.whole == l.birth && l.steps == nil
+	return !l.shared && len(l.claims.kids) == 0 && l.claims.marker.isZero() && l.claims.whole == l.birth && l.steps == nil
 }
 
 // state is what a key holds, as an element of a join-semilattice: it is a
@@ -44,7 +45,8 @@ type state struct {
 	seen    Vector
 	joined  bool // more than one change in seen has none after it
 	lives   []*life
-	visible int // which of lives is, -1 when none is
+	visible int      // which of lives is, -1 when none is
+	ended   []string // shared UIDs whose lives are over, in order
 }
 
 // choose makes the oldest life visible, but for one that a join finds to be at
@@ -78,12 +80,14 @@ const (
 	metaSeen   = 1 << iota // a vector follows; else the record's dot is all that was seen
 	metaLives              // lives follow; else there is the record's own, born with it, or none
 	metaJoined             // the record's dot does not cover all that was seen
+	metaEnded              // shared UIDs follow whose lives are over
 )
 
 const (
 	lifeShown  = 1 << iota // its value is the record's
 	lifeClaims             // claims follow; else its create wrote it all
 	lifeSteps              // steps of its generation follow
+	lifeShared             // its UID is its identity
 )
 
 // appendMeta appends the encoding of s, but for what r says, to b.
@@ -101,6 +105,9 @@ func (s *state) appendMeta(b []byte, r *Record) []byte {
 	if !plain {
 		flags |= metaLives
 	}
+	if len(s.ended) > 0 {
+		flags |= metaEnded
+	}
 	if flags == 0 {
 		return b
 	}
@@ -108,10 +115,37 @@ func (s *state) appendMeta(b []byte, r *Record) []byte {
 	if flags&metaSeen != 0 {
 		b = s.seen.Append(b)
 	}
+	if flags&metaEnded != 0 {
+		b = s.appendEnded(b)
+	}
 	if flags&metaLives != 0 {
 		b = s.appendLives(b)
 	}
 	return b
+}
+
+func (s *state) appendEnded(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s.ended)))
+	for _, uid := range s.ended {
+		b = appendBlob(b, uid)
+	}
+	return b
+}
+
+func (r *reader) ended() []string {
+	var all []string
+	for range r.count(1) {
+		uid := string(r.bytes())
+		if r.err != nil {
+			return nil
+		}
+		if len(all) > 0 && uid <= all[len(all)-1] {
+			r.fail("ended lives out of order")
+			return nil
+		}
+		all = append(all, uid)
+	}
+	return all
 }
 
 func (s *state) appendLives(b []byte) []byte {
@@ -126,6 +160,9 @@ func (s *state) appendLives(b []byte) []byte {
 		}
 		if l.steps != nil {
 			flags |= lifeSteps
+		}
+		if l.shared {
+			flags |= lifeShared
 		}
 		b = append(b, flags)
 		b = appendTag(b, l.birth)
@@ -156,9 +193,18 @@ func appendBlob[T string | []byte](b []byte, v T) []byte {
 }
 
 func (r *reader) tag() tag {
+	t := r.anyTag()
+	if r.err == nil && t.stamp == 0 {
+		r.fail("empty stamp")
+	}
+	return t
+}
+
+// anyTag reads a tag that may be a constant one.
+func (r *reader) anyTag() tag {
 	t := tag{dot: Dot{Origin: Origin(r.uint64()), Seq: r.uvarint()}, stamp: Stamp(r.uint64())}
-	if r.err == nil && (t.dot.Origin == 0 || t.dot.Seq == 0 || t.stamp == 0) {
-		r.fail("empty dot or stamp")
+	if r.err == nil && (t.dot.Origin == 0 || t.dot.Seq == 0) {
+		r.fail("empty dot")
 	}
 	return t
 }
@@ -169,7 +215,7 @@ func (r *reader) header() (flags byte) {
 		r.fail("unknown version of the state")
 	}
 	flags = r.byte()
-	if r.err == nil && (flags == 0 || flags&^(metaSeen|metaLives|metaJoined) != 0) {
+	if r.err == nil && (flags == 0 || flags&^(metaSeen|metaLives|metaJoined|metaEnded) != 0) {
 		r.fail("unknown flags")
 	}
 	return flags
@@ -189,6 +235,9 @@ func decodeState(r *Record) (*state, error) {
 		s.seen = Vector{r.Dot.Origin: r.Dot.Seq}
 	}
 	s.joined = flags&metaJoined != 0
+	if flags&metaEnded != 0 {
+		s.ended = in.ended()
+	}
 	switch {
 	case flags&metaLives != 0:
 		in.lives(s, r)
@@ -236,10 +285,10 @@ func (r *reader) lives(s *state, rec *Record) {
 // life reads one life. The value of the one that is shown is nil.
 func (r *reader) life(s *state) *life {
 	flags := r.byte()
-	if flags >= lifeSteps<<1 {
+	if flags >= lifeShared<<1 {
 		r.fail("unknown flags of a life")
 	}
-	l := &life{birth: r.tag()}
+	l := &life{birth: r.tag(), shared: flags&lifeShared != 0}
 	l.claims = &claims{whole: l.birth}
 	if r.err == nil && !s.seen.Covers(l.birth.dot) {
 		r.fail("a life was not seen")
@@ -267,12 +316,11 @@ func (s *state) high() Stamp {
 	return h
 }
 
-// life returns the life that began with the change birth, nil when it is none
-// of those.
-func (s *state) life(birth Dot) *life {
-	for _, l := range s.lives {
-		if l.birth.dot == birth {
-			return l
+// find returns what s has of the life l, nil when it has none of it.
+func (s *state) find(l *life) *life {
+	for _, m := range s.lives {
+		if m.same(l) {
+			return m
 		}
 	}
 	return nil
