@@ -59,11 +59,12 @@ func (d *departure) Leave(ctx context.Context, say func(string)) error {
 	}
 	leaving, cancel := context.WithTimeout(ctx, leaveWithin)
 	defer cancel()
+	d.n.leaving.Store(true) // its own removal is no surprise
 	if err := d.replica.agent.Leave(leaving); err != nil {
+		d.n.leaving.Store(false)
 		return err
 	}
-	d.member.Left = true
-	if err := d.n.cfg.saveMembership(d.member); err != nil {
+	if err := d.n.amend(d.member, func() { d.member.Left = true }); err != nil {
 		return err
 	}
 	say("left; the daemon ends")

@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +53,9 @@ type Node struct {
 	founds   bool // this start begins a cluster
 	enters   bool // this start makes the node a member: it begins a cluster or joined one
 
+	memberMu sync.Mutex // guards the membership once parts run
+
+	leaving  atomic.Bool
 	left     chan struct{} // closed when this node has left its cluster
 	leftOnce sync.Once
 

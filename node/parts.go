@@ -69,7 +69,7 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *repl
 		{n.statusPart(), n.addressPart(), n.storePart(r)},
 		{n.gossipPart(r, m)},
 		{etcdPart},
-		{apiPart, runtimePart, rotationPart(rotation)},
+		{apiPart, runtimePart, rotationPart(rotation), n.registerPart(r, m)},
 		{n.objectsPart(keys)},
 	} {
 		if err := s.start(ctx, together...); err != nil {

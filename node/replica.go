@@ -100,28 +100,6 @@ func liveMembers(members []gossip.Member) []join.Live {
 	return out
 }
 
-// register keeps this node's entry in the register of members. When the other
-// side of a cut gave its number to an older member, this node takes another.
-func (n *Node) register(ctx context.Context, r *replica, m *membership) error {
-	machine, err := join.Machine(n.cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	settled, err := r.registry.Settle(ctx, join.Self{
-		Name: m.Name, Machine: machine, Number: m.Number,
-		Address: n.cfg.peerAddr(), API: n.cfg.APIPort, Version: Version,
-	}, n.enters)
-	if err != nil || settled.Number == m.Number {
-		return err
-	}
-	n.log.Warn("another member has this node's number, it takes a new one", "old", m.Number, "new", settled.Number)
-	m.Number = settled.Number
-	if err := n.cfg.saveMembership(m); err != nil {
-		return err
-	}
-	return fmt.Errorf("%w: the node's number has changed", ErrStartAgain)
-}
-
 // measure fills in what the replica says of itself and of the cluster.
 func (r *replica) measure(s *Status) {
 	s.Status = r.agent.Status()
@@ -187,8 +165,7 @@ func (n *Node) enterReplica(ctx context.Context, r *replica, m *membership) erro
 	if err := r.agent.Bootstrap(ctx); err != nil {
 		return fmt.Errorf("copy the cluster's state: %w", err)
 	}
-	m.Complete = true
-	if err := n.cfg.saveMembership(m); err != nil {
+	if err := n.amend(m, func() { m.Complete = true }); err != nil {
 		return err
 	}
 	r.agent.Serving()
@@ -202,8 +179,7 @@ func (n *Node) ended(err error, m *membership) error {
 	if !errors.Is(err, gossip.ErrForgotten) {
 		return err
 	}
-	m.Complete = false
-	if saveErr := n.cfg.saveMembership(m); saveErr != nil {
+	if saveErr := n.amend(m, func() { m.Complete = false }); saveErr != nil {
 		return errors.Join(err, saveErr)
 	}
 	return fmt.Errorf("%w: %w", ErrStartAgain, err)
