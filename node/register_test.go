@@ -1,0 +1,134 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/mootkube/moot/gossip/crdt"
+	"github.com/mootkube/moot/node/join"
+	"github.com/mootkube/moot/node/pki"
+)
+
+// alone is a cluster of one: a real store, a real agent on loopback.
+type alone struct {
+	*Node
+	replica *replica
+	member  *membership
+}
+
+func newAlone(t *testing.T) *alone {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := netip.MustParseAddrPort(listener.Addr().String()).Port()
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := DefaultConfig()
+	cfg.DataDir, cfg.StateDir = t.TempDir(), t.TempDir()
+	cfg.NodeName, cfg.NodeIP, cfg.Port = "n1", netip.MustParseAddr("127.0.0.1"), int(port)
+	n := &Node{cfg: cfg, log: slog.New(slog.DiscardHandler), left: make(chan struct{}), apiOnly: make(chan struct{})}
+	m, err := n.enterCluster(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := pki.Ensure(cfg.pkiDir(), n.pkiParams(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := n.openReplica(m, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	storeCtx, stopStore := context.WithCancel(context.Background())
+	agentCtx, stopAgent := context.WithCancel(context.Background())
+	stored, gossiped := make(chan error, 1), make(chan error, 1)
+	go func() { stored <- r.db.Run(storeCtx) }()
+	go func() { gossiped <- r.agent.Run(agentCtx) }()
+	t.Cleanup(func() {
+		stopAgent()
+		err := <-gossiped
+		stopStore()
+		if err := errors.Join(err, <-stored, r.db.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case <-r.agent.Ready():
+	case err := <-gossiped:
+		gossiped <- err
+		t.Fatalf("agent: %v", err)
+	}
+	return &alone{Node: n, replica: r, member: m}
+}
+
+// enroll writes a registration, as the other side of a cut would.
+func (a *alone) enroll(t *testing.T, reg join.Registration) {
+	t.Helper()
+	value, err := json.Marshal(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, a.replica.db, "/moot/members/"+reg.Name, string(value))
+}
+
+func TestNumberGivenTwice(t *testing.T) {
+	a := newAlone(t)
+	if err := a.register(t.Context(), a.replica, a.member); err != nil {
+		t.Fatal(err)
+	}
+	a.enroll(t, join.Registration{Name: "n0", Number: firstNumber, Machine: "x", Joined: time.Now().Add(time.Hour)})
+	if err := a.register(t.Context(), a.replica, a.member); err != nil || a.member.Number != firstNumber {
+		t.Errorf("the older gave way: %d, %v", a.member.Number, err)
+	}
+	a.enroll(t, join.Registration{Name: "n2", Number: firstNumber, Machine: "x", Joined: time.Now().Add(-time.Hour)})
+	if err := a.register(t.Context(), a.replica, a.member); err != nil {
+		t.Fatal(err)
+	}
+	number := a.member.Number
+	if number == firstNumber {
+		t.Fatal("the younger did not give way")
+	}
+	put(t, a.replica.db, "/registry/x", "1")
+	if got := crdt.Revision(a.replica.db.Revision()).Node(); got != number {
+		t.Errorf("revisions are of node %d, want %d", got, number)
+	}
+	if saved, err := a.cfg.loadMembership(); err != nil || saved.Number != number {
+		t.Errorf("the next start would take number %d: %v", saved.Number, err)
+	}
+	for _, m := range a.replica.agent.Members() {
+		if m.Self && m.Number != number {
+			t.Errorf("members are told number %d, want %d", m.Number, number)
+		}
+	}
+}
+
+func TestRemovedWhileItRan(t *testing.T) {
+	a := newAlone(t)
+	if err := a.register(t.Context(), a.replica, a.member); err != nil {
+		t.Fatal(err)
+	}
+	a.enters = false
+	a.enroll(t, join.Registration{Name: "n2", Number: 7, Machine: "x", Joined: time.Now()})
+	if err := a.register(t.Context(), a.replica, a.member); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.replica.registry.Remove(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.register(t.Context(), a.replica, a.member); !isOut(err) {
+		t.Errorf("after its removal: %v", err)
+	}
+	a.enroll(t, join.Registration{Name: "n1", Number: 7, Machine: "another", Joined: time.Now()})
+	if err := a.register(t.Context(), a.replica, a.member); !isOut(err) {
+		t.Errorf("with its name given away: %v", err)
+	}
+}
