@@ -172,15 +172,15 @@ func (j *joiner) hidden(l, kept *life) {
 	})
 }
 
-// died notes a life that the side that saw seen ended, if it was changed
-// without that side's knowledge.
+// died notes a life that the side that saw seen ended, if more about it was
+// changed, without that side's knowledge, than goes with its end.
 func (j *joiner) died(l *life, seen Vector) {
 	by := newest(l.claims, seen)
-	if by.isZero() {
+	if by.isZero() || l.onlyIn(withDeletion, seen) {
 		return
 	}
 	c := Conflict{Key: j.key, UID: l.uid, Rule: RuleDeleted, Lost: rawJSON(l.value), LostBy: by.dot, LostAt: by.stamp}
-	if l.onlyStatus(seen) {
+	if l.onlyIn(withStatus, seen) {
 		c.Path = ".status"
 		c.Lost = nil
 		if s := parseObject(l.value).get("status"); s != nil {
@@ -190,30 +190,42 @@ func (j *joiner) died(l *life, seen Vector) {
 	j.conflicts = append(j.conflicts, c)
 }
 
-// withStatus lists what a write of a status takes along, see [groupsOf].
-var withStatus = []string{"spec.nodeName", "spec.volumeName", "spec.claimRef", "metadata.deletionTimestamp",
-	"metadata.deletionGracePeriodSeconds", "metadata.managedFields"}
+// Places that go along when a deletion is written, and when a status is, see
+// [groupsOf].
+var (
+	withDeletion = []string{"metadata.deletionTimestamp", "metadata.deletionGracePeriodSeconds", "metadata.finalizers",
+		"metadata.managedFields", "spec.finalizers"}
+	withStatus = append([]string{"status", "spec.nodeName", "spec.volumeName", "spec.claimRef"}, withDeletion...)
+)
 
-// onlyStatus reports whether all in the life that is not in seen is status, or
-// goes with it.
-func (l *life) onlyStatus(seen Vector) bool {
+// onlyIn reports whether all in the life that is not in seen is in the places.
+func (l *life) onlyIn(places []string, seen Vector) bool {
 	if !l.claims.whole.knownTo(seen) || l.claims.form != formFields {
-		return false
+		return newest(l.claims, seen).isZero()
 	}
 	for _, k := range l.claims.kids {
-		if k.name == "status" || newest(k.at, seen).isZero() {
+		if newest(k.at, seen).isZero() || slices.Contains(places, k.name) {
 			continue
 		}
-		if !k.at.whole.isZero() && !k.at.whole.knownTo(seen) || k.name != "spec" && k.name != "metadata" {
+		if !k.at.whole.isZero() && !k.at.whole.knownTo(seen) {
 			return false
 		}
 		for _, m := range k.at.kids {
-			if !newest(m.at, seen).isZero() && !slices.Contains(withStatus, k.name+"."+m.name) {
+			if !newest(m.at, seen).isZero() && !slices.Contains(places, k.name+"."+m.name) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// finished notes a life that came to its end in the join, as two that died.
+func (j *joiner) finished(l, onA, onB *life) {
+	if onA == nil || onB == nil || !l.finished() {
+		return
+	}
+	j.died(onA, j.b.seen)
+	j.died(onB, j.a.seen)
 }
 
 // rawJSON returns a value as it can stand in JSON: itself, or a string.

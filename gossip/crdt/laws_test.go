@@ -207,6 +207,15 @@ func rename(rng *rand.Rand, value []byte) []byte {
 	return n.append(nil)
 }
 
+// token returns a string that others may have come to as well, or one that is
+// nobody else's.
+func token(rng *rand.Rand) *node {
+	if rng.IntN(2) == 0 {
+		return quoted(fmt.Sprintf("v%d", rng.IntN(4)))
+	}
+	return quoted(fmt.Sprintf("only-%x", rng.Uint64()))
+}
+
 // mutate changes an object in one to three places.
 func mutate(rng *rand.Rand, value []byte) []byte {
 	n := parseObject(value)
@@ -317,11 +326,11 @@ func mutateNode(rng *rand.Rand, n *node, depth int) {
 			mutateNode(rng, m.node, depth+1)
 		}
 	case n.kind == scalar:
-		n.raw = quoted(fmt.Sprintf("v%d", rng.IntN(4))).raw
+		n.raw = token(rng).raw
 	case n.kind == list:
-		n.items = append(n.items, quoted(fmt.Sprintf("v%d", rng.IntN(4))))
+		n.items = append(n.items, token(rng))
 	default:
-		n.set(fmt.Sprintf("new%d", rng.IntN(3)), quoted(fmt.Sprintf("v%d", rng.IntN(4))))
+		n.set(fmt.Sprintf("new%d", rng.IntN(3)), token(rng))
 	}
 }
 

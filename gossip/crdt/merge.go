@@ -108,8 +108,12 @@ func join(key []byte, a, b *state) (*state, []Conflict) {
 	slices.SortFunc(s.lives, func(l, m *life) int { return l.birth.compare(m.birth) })
 	s.choose()
 	for i, l := range s.lives {
-		if s.visible >= 0 && i > s.visible && !a.hides(l) && !b.hides(l) {
+		switch {
+		case i == s.visible || a.hides(l) || b.hides(l):
+		case s.visible >= 0 && i > s.visible:
 			j.hidden(l, s.lives[s.visible])
+		default:
+			j.finished(l, a.find(l), b.find(l))
 		}
 	}
 	return s, j.sorted()

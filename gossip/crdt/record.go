@@ -45,11 +45,11 @@ type Record struct {
 
 // Covers reports whether the state that r carries includes the change d.
 func (r *Record) Covers(d Dot) bool {
-	if r.Dot.Origin == d.Origin && r.Dot.Seq >= d.Seq {
+	if d.IsZero() || r.Dot.Origin == d.Origin && r.Dot.Seq >= d.Seq {
 		return true
 	}
 	if len(r.Meta) == 0 {
-		return d.IsZero()
+		return false
 	}
 	in := reader{b: r.Meta}
 	return in.header()&metaSeen != 0 && in.covers(d)
