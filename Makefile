@@ -75,10 +75,10 @@ race: ## the pure packages under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m $(PURE)
 
 fuzz: ## each fuzz target for FUZZTIME
-	@for pkg in $$($(GO) list ./gossip/...); do \
+	@for pkg in $$($(GO) list ./gossip/... ./node/join/... ./node/backup/... ./node/pki/...); do \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 			echo "$$pkg $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x $$pkg || exit 1; \
 		done; \
 	done
 

@@ -55,7 +55,7 @@ type Node struct {
 
 	memberMu sync.Mutex // guards the membership once parts run
 
-	leaving  atomic.Bool
+	leaving  atomic.Bool   // this node is on its way out of its cluster, or was taken out
 	left     chan struct{} // closed when this node has left its cluster
 	leftOnce sync.Once
 
@@ -124,10 +124,8 @@ func (n *Node) Run(ctx context.Context) error {
 // announceRestart tells the others that the daemon will be back: nothing moves
 // meanwhile, and another leads at once.
 func (n *Node) announceRestart(agent *gossip.Agent) {
-	select {
-	case <-n.left:
+	if n.leaving.Load() {
 		return // it will not
-	default:
 	}
 	if err := agent.Restarting(restartWindow); err != nil {
 		n.log.Warn("the members were not told of the restart", "err", err)

@@ -77,6 +77,7 @@ func (n *Node) registerPart(r *replica, m *membership) part {
 				<-ctx.Done()
 				return nil
 			case isOut(err):
+				n.leaving.Store(true)
 				return err
 			case err != nil:
 				n.log.Warn("the register of members could not be brought up to date, trying again", "err", err)
