@@ -34,13 +34,30 @@ func (r *Record) Latest() Stamp {
 	return max(r.Stamp, s.high())
 }
 
-// Tombstone returns the state of a key that is known to hold nothing, although
-// the changes in seen were made: what is left when a tombstone was forgotten.
-// seen must cover dot.
-func Tombstone(key []byte, seen Vector, dot Dot, stamp Stamp) *Record {
+// grave stands in the vector of a forgotten tombstone for the delete that
+// nobody knows any more.
+const grave Origin = 1<<64 - 1
+
+// Tombstone returns the state of the key of r when it is known to hold nothing,
+// although the changes in seen were made: what is left when a tombstone was
+// forgotten, as far as r can tell. It is to be merged with r, not to be kept:
+// what r includes beyond seen does not bring back what was deleted. seen must
+// cover dot.
+func Tombstone(r *Record, seen Vector, dot Dot, stamp Stamp) *Record {
 	s := &state{seen: seen.Clone(), joined: true, visible: -1}
 	s.seen.Note(dot)
-	r := &Record{Key: key, Dot: dot, Stamp: stamp}
-	s.show(r)
-	return r
+	s.seen.Note(Dot{grave, 1})
+	if came, err := decodeState(r); err == nil {
+		s.ended = came.ended
+		for _, l := range came.lives {
+			known := s.seen.Covers(l.birth.dot)
+			l.claims.each(func(t *tag) { known = known || !t.constant() && s.seen.Covers(t.dot) })
+			if known {
+				s.end([]*life{l}, nil)
+			}
+		}
+	}
+	out := &Record{Key: r.Key, Dot: dot, Stamp: stamp}
+	s.show(out)
+	return out
 }

@@ -152,7 +152,7 @@ func (c *committer) remains(came *crdt.Record) *crdt.Record {
 	if len(common) == 0 {
 		return nil
 	}
-	return crdt.Tombstone(came.Key, common, dot, 1)
+	return crdt.Tombstone(came, common, dot, 1)
 }
 
 // take appends what a change of a peer made of a key. Alive is the version that
