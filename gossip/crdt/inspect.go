@@ -61,3 +61,17 @@ func Tombstone(r *Record, seen Vector, dot Dot, stamp Stamp) *Record {
 	s.show(out)
 	return out
 }
+
+// Births returns the creates of the lives that the state holds, the hidden ones
+// too.
+func (r *Record) Births() []Dot {
+	s, err := decodeState(r)
+	if err != nil {
+		return nil
+	}
+	births := make([]Dot, len(s.lives))
+	for i, l := range s.lives {
+		births[i] = l.birth.dot
+	}
+	return births
+}

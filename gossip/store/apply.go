@@ -66,11 +66,11 @@ func (c *committer) applyAll(b *batch, records []*crdt.Record, upTo crdt.Vector)
 		}
 		lost = append(lost, conflicts...)
 	}
-	c.keepConflicts(b, lost)
-	c.request.hold = false // peers find the conflicts themselves
 	c.claim(upTo)
-	c.settleOwed(b)
-	return nil
+	conflicts, err := c.settleOwed(b)
+	c.keepConflicts(b, append(lost, conflicts...))
+	c.request.hold = false // peers find the conflicts themselves
+	return err
 }
 
 // checkApply makes sure that there is room and that nobody else uses the
@@ -117,6 +117,8 @@ func (c *committer) applyOne(b *batch, came *crdt.Record) ([]crdt.Conflict, erro
 	switch {
 	case last == nil:
 		held = c.remains(came)
+	case came.Dot == last.dot && !came.Joined() && !last.joined:
+		return nil, nil // the same, not claimed yet
 	case last.joined || !came.Covers(last.dot):
 		held = c.held(came.Key, last)
 	}
@@ -135,24 +137,23 @@ func (c *committer) applyOne(b *batch, came *crdt.Record) ([]crdt.Conflict, erro
 }
 
 // remains returns what is left of a key that the index does not have: a
-// tombstone, if some of the changes that came were included here before. They
-// were deleted and forgotten, and must not come back.
+// tombstone, if the create of what came was included here before. It was
+// deleted and forgotten, and must not come back.
 func (c *committer) remains(came *crdt.Record) *crdt.Record {
-	if came.Deleted {
-		return nil
-	}
-	common := crdt.Vector{}
-	var dot crdt.Dot
-	for o, seq := range came.Seen() {
-		if n := min(seq, c.head.claims.upTo(o)); n > 0 {
-			dot = crdt.Dot{Origin: o, Seq: n}
-			common.Note(dot)
+	for _, birth := range came.Births() {
+		if c.head.claims.covers(birth) {
+			return crdt.Tombstone(came, c.buried(came.Key), birth, 1)
 		}
 	}
-	if len(common) == 0 {
-		return nil
+	return nil
+}
+
+// buried returns changes that a forgotten delete of key is among.
+func (c *committer) buried(key []byte) crdt.Vector {
+	if classOf(key).durable {
+		return c.head.forgotten
 	}
-	return crdt.Tombstone(came, common, dot, 1)
+	return c.head.claims.vector()
 }
 
 // take appends what a change of a peer made of a key. Alive is the version that

@@ -15,9 +15,10 @@ const eventTombstoneKeep = 10 * time.Minute
 
 // graves are the tombstones of replicated keys, which stay in the index and
 // the log until all peers have them, or for a bounded time.
-type graves struct {
-	long, short []grave // oldest first; some have been replaced since
-}
+//
+// One queue a class, oldest first; some have been replaced since. The oldest
+// that must stay holds up those behind it.
+type graves struct{ durable, memory, events []grave }
 
 type grave struct {
 	rev int64
@@ -25,16 +26,19 @@ type grave struct {
 }
 
 func (g *graves) add(it grave, cls class) {
-	if cls.evicted {
-		g.short = append(g.short, it)
-	} else {
-		g.long = append(g.long, it)
+	switch {
+	case cls.durable:
+		g.durable = append(g.durable, it)
+	case cls.evicted:
+		g.events = append(g.events, it)
+	default:
+		g.memory = append(g.memory, it)
 	}
 }
 
 // sort puts the oldest first.
 func (g *graves) sort() {
-	for _, queue := range [][]grave{g.long, g.short} {
+	for _, queue := range [][]grave{g.durable, g.memory, g.events} {
 		slices.SortFunc(queue, func(a, b grave) int { return cmp.Compare(a.rev, b.rev) })
 	}
 }
@@ -55,8 +59,10 @@ const buryBatch = 2048
 func (c *committer) bury() bool {
 	now := c.store.cfg.Now()
 	n := c.head.items.Len()
-	c.graves.long = c.buryOf(c.graves.long, now.Add(-c.store.cfg.TombstoneKeep))
-	c.graves.short = c.buryOf(c.graves.short, now.Add(-eventTombstoneKeep))
+	g, keep := &c.graves, c.store.cfg.TombstoneKeep
+	g.durable = c.buryOf(g.durable, now.Add(-keep))
+	g.memory = c.buryOf(g.memory, now.Add(-keep))
+	g.events = c.buryOf(g.events, now.Add(-eventTombstoneKeep))
 	return c.head.items.Len() < n
 }
 

@@ -72,7 +72,10 @@ func (l *loader) openLeases(db *pebble.DB, now func() time.Time) (*lessor, error
 			return nil, fmt.Errorf("read lease %x: malformed", iter.Key())
 		}
 		id := int64(binary.BigEndian.Uint64(iter.Key()[1:]))
-		ls.insert(id, ttl).stored = true
+		l := ls.insert(id, max(ttl, -ttl))
+		if l.stored = true; ttl < 0 { // another node's
+			l.adopted, l.deadline = true, l.deadline.Add(ls.late)
+		}
 	}
 	if err := iter.Error(); err != nil {
 		return nil, err

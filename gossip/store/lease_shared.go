@@ -53,6 +53,6 @@ func (c *committer) adoptLease(b *batch, r *crdt.Record, cls class) {
 	ls.mu.Unlock()
 	ls.signal()
 	if store {
-		c.must(c.disk(b).Set(numberKey(leasePrefix, l.ID), encodeNumber(l.TTL), nil))
+		c.must(c.disk(b).Set(numberKey(leasePrefix, l.ID), encodeNumber(-l.TTL), nil))
 	}
 }

@@ -17,6 +17,7 @@ import (
 const (
 	logPrefix   = 'l' // revision → record
 	leasePrefix = 'e' // lease → granted seconds
+	asidePrefix = 'a' // number → record that was set aside by a wipe
 	claimPrefix = 'v' // origin → sequence up to which its changes are included
 )
 

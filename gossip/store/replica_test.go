@@ -41,6 +41,7 @@ type cluster struct {
 	keys     []string
 	acked    []ackedWrite
 	uids     int
+	buried   bool // tombstones may differ
 	trace    []string
 	names    map[crdt.Origin]string
 }
@@ -326,11 +327,36 @@ func (r *replica) compact() {
 	}
 }
 
+// wipe takes everything out, and gets it anew from another.
+func (r *replica) wipe(from *replica) {
+	r.t.Helper()
+	r.say("%d is wiped, to be had from %d with %s", r.id, from.id, r.vector(from.s.Vector()))
+	for _, other := range r.replicas {
+		r.hangUp(other)
+	}
+	r.watch.Close()
+	before := r.s.Vector()
+	if err := r.s.Wipe(r.t.Context(), from.s.Vector()); err != nil {
+		r.t.Fatal(err)
+	}
+	own, memory := r.s.Origins()
+	r.names[own], r.names[memory] = fmt.Sprint("d", r.id, "-", len(r.names)), fmt.Sprint("m", r.id, "-", len(r.names))
+	for r.pull(from) {
+	}
+	if v := r.s.Vector(); !v.Includes(lasting(before)) {
+		r.t.Fatalf("replica %d claims %s, before it was wiped %s", r.id, r.vector(v), r.vector(before))
+	}
+	r.follow()
+}
+
 // settle exchanges until nobody has news.
 func (c *cluster) settle() {
 	c.t.Helper()
+	n := len(c.trace)
 	for news := true; news; {
-		news = false
+		if news = false; len(c.trace) > n+10_000 {
+			c.t.Fatalf("there is no end of news:\n%s", strings.Join(c.trace[n+9_900:], "\n"))
+		}
 		for _, r := range c.replicas {
 			for _, from := range c.replicas {
 				for r != from && r.pull(from) {
@@ -346,7 +372,7 @@ func (r *replica) state() map[string]string {
 	r.t.Helper()
 	all := map[string]string{}
 	r.s.view.Load().items.Ascend(func(it *item) bool {
-		if !classOf(it.key).replicated {
+		if !classOf(it.key).replicated || r.buried && it.newest().deleted {
 			return true
 		}
 		rec, err := r.s.record(it.newest())
@@ -485,6 +511,8 @@ func (c *cluster) step() {
 		r.drain()
 	case d < 97:
 		r.compact()
+	case d < 98:
+		r.wipe(from)
 	default:
 		r.restart()
 	}
@@ -522,12 +550,14 @@ func TestReplicasConverge(t *testing.T) {
 			}
 			c.settle()
 			c.check()
+			c.buried = true
 			all := c.replicas[0].s.Vector()
 			for _, r := range c.replicas {
 				r.s.SetStable(all)
 				put(t, r.s, fmt.Sprint("/registry/after/", r.id), "x")
 				r.compact()
-				eventually(t, "tombstones gone", func() bool { return tombstones(r.s) == 0 })
+				c.say("%d has %s stable", r.id, c.vector(all))
+				eventually(t, "tombstones gone", func() bool { return graveCount(r.s, durable) == 0 })
 			}
 			c.settle()
 			c.check()
@@ -536,9 +566,14 @@ func TestReplicasConverge(t *testing.T) {
 }
 
 func tombstones(s *Store) int {
+	return graveCount(s, durable) + graveCount(s, memory) + graveCount(s, event)
+}
+
+// graveCount counts the tombstones of a class.
+func graveCount(s *Store, cls class) int {
 	n := 0
 	s.view.Load().items.Ascend(func(it *item) bool {
-		if it.newest().deleted && classOf(it.key).replicated {
+		if it.newest().deleted && classOf(it.key) == cls {
 			n++
 		}
 		return true

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -11,10 +12,12 @@ import (
 )
 
 // owed is what a replica included before a [Store.Wipe]. It may claim that
-// again once it includes what was taken out: covered.
+// again once it includes what the peer did then, covered, and has applied once
+// more what the peer did not know: set aside.
 type owed struct {
 	covered crdt.Vector
 	claims  crdt.Vector
+	aside   []*crdt.Record
 }
 
 func (o *owed) encode() []byte {
@@ -40,7 +43,29 @@ func readOwed(db *pebble.DB) (*owed, error) {
 	if o.claims, err = crdt.DecodeVector(b[n:]); err != nil {
 		return nil, fmt.Errorf("read what is owed: %w", err)
 	}
-	return o, nil
+	return o, o.readAside(db)
+}
+
+func (o *owed) readAside(db *pebble.DB) (err error) {
+	iter, err := db.NewIter(&pebble.IterOptions{
+		LowerBound: []byte{asidePrefix}, UpperBound: []byte{asidePrefix + 1},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := iter.Close(); err == nil {
+			err = e
+		}
+	}()
+	for ok := iter.First(); ok; ok = iter.Next() {
+		r, err := crdt.DecodeRecord(bytes.Clone(iter.Value()))
+		if err != nil {
+			return fmt.Errorf("read what is set aside: %w", err)
+		}
+		o.aside = append(o.aside, r)
+	}
+	return iter.Error()
 }
 
 // readReplica reads what the log says about replication.
@@ -59,10 +84,10 @@ func (l *loader) readReplica(db *pebble.DB) error {
 	return err
 }
 
-// Wipe takes everything replicated that covered includes out of the store, nil
-// for all, so that it can be had anew from a peer whose vector covered is. What
-// the peer does not know stays, and is claimed in the vector again once the
-// replica includes covered. The store goes on as a new incarnation. Watchers
+// Wipe takes everything replicated out of the store, so that it can be had anew
+// from a peer whose vector covered is. What the peer does not know is set
+// aside, and applied and claimed again as soon as the replica includes covered;
+// with covered nil it is lost. The store goes on as a new incarnation. Watchers
 // end with [ErrCompacted], and the past is compacted.
 func (s *Store) Wipe(ctx context.Context, covered crdt.Vector) error {
 	return s.submit(ctx, &request{do: func(c *committer, b *batch) error { return c.wipe(b, covered) }})
@@ -75,14 +100,18 @@ func (c *committer) wipe(b *batch, covered crdt.Vector) error {
 	}
 	var gone, kept []*item
 	c.head.items.Ascend(func(it *item) bool {
-		if classOf(it.key).replicated && (covered == nil || covered.Includes(c.included(it))) {
+		if classOf(it.key).replicated {
 			gone = append(gone, it)
 		} else {
 			kept = append(kept, it)
 		}
 		return true
 	})
+	c.owe(b, before, covered)
 	for _, it := range gone {
+		if c.owed != nil && !covered.Includes(c.included(it)) {
+			c.setAside(b, c.held(it.key, it.newest()))
+		}
 		if v := it.newest(); v.lease != 0 {
 			c.store.lessor.detach(v.lease, it.key)
 		}
@@ -91,6 +120,7 @@ func (c *committer) wipe(b *batch, covered crdt.Vector) error {
 	}
 	c.forgetHistory(b, kept)
 	c.head.past = before
+	c.must(c.disk(b).Set(pastKey, lasting(before).Append(nil), nil))
 	// What was forgotten here may come back from the peer, which never saw it
 	// deleted. To refuse the peer for lacking it would last for ever.
 	c.head.forgotten = nil
@@ -98,9 +128,9 @@ func (c *committer) wipe(b *batch, covered crdt.Vector) error {
 	c.head.claims.others = crdt.Vector{}
 	clear(c.unsaved)
 	c.must(c.disk(b).DeleteRange([]byte{claimPrefix}, []byte{claimPrefix + 1}, nil))
-	c.owe(b, before, covered)
 	b.logged, b.reset = true, true
-	return nil
+	_, err := c.settleOwed(b) // of a peer that has nothing
+	return err
 }
 
 // included returns the changes that a replica must include to have the state
@@ -153,27 +183,55 @@ func (c *committer) forgetHistory(b *batch, kept []*item) {
 // owe notes what may be claimed again later.
 func (c *committer) owe(b *batch, before, covered crdt.Vector) {
 	if covered == nil {
-		c.owed = nil
-		c.must(c.disk(b).Delete(owedKey, nil))
+		c.dropOwed(b)
 		return
 	}
-	next := &owed{covered: lasting(covered), claims: before}
+	next := &owed{covered: lasting(covered), claims: before.Clone()}
+	for o := range covered {
+		if isVolatile(o) {
+			delete(next.claims, o) // a restart of the peer may lose it
+		}
+	}
 	if c.owed != nil {
 		next.covered.Join(c.owed.covered)
 		next.claims.Join(c.owed.claims)
+		next.aside = c.owed.aside
 	}
 	c.owed = next
 	c.must(c.disk(b).Set(owedKey, next.encode(), nil))
-	c.must(c.disk(b).Set(pastKey, lasting(before).Append(nil), nil))
 }
 
-// settleOwed claims again what was claimed before a wipe, once what was taken
-// out is back.
-func (c *committer) settleOwed(b *batch) {
-	if c.owed == nil || !c.head.claims.vector().Includes(c.owed.covered) {
-		return
+// setAside keeps a record for later.
+func (c *committer) setAside(b *batch, r *crdt.Record) {
+	o := c.owed
+	if classOf(r.Key).durable {
+		c.must(c.disk(b).Set(numberKey(asidePrefix, int64(len(o.aside))), crdt.AppendRecord(nil, r), nil))
 	}
-	c.claim(c.owed.claims)
+	o.aside = append(o.aside, r)
+}
+
+// settleOwed applies what was set aside and claims again what was claimed
+// before a wipe, once what was taken out is back. It returns what lost.
+func (c *committer) settleOwed(b *batch) ([]crdt.Conflict, error) {
+	o := c.owed
+	if o == nil || !c.head.claims.includes(o.covered) {
+		return nil, nil
+	}
+	var lost []crdt.Conflict
+	for _, r := range o.aside {
+		conflicts, err := c.applyOne(b, r)
+		if err != nil {
+			return nil, err
+		}
+		lost = append(lost, conflicts...)
+	}
+	c.claim(o.claims)
+	c.dropOwed(b)
+	return lost, nil
+}
+
+func (c *committer) dropOwed(b *batch) {
 	c.owed = nil
 	c.must(c.disk(b).Delete(owedKey, nil))
+	c.must(c.disk(b).DeleteRange([]byte{asidePrefix}, []byte{asidePrefix + 1}, nil))
 }
