@@ -79,7 +79,7 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *repl
 	n.control.open(n.controls(keys, r, m, rotation))
 	// The pod network is known once the kubelet has registered the node and
 	// the controllers have given it a range, so these become ready together.
-	return s.start(ctx, n.leadPart(keys, exits, r.agent), n.conflictPart(keys, r), proxyPart, networkPart, n.dnsPart(keys, gateways), volumePart, kubeletPart)
+	return s.start(ctx, n.leadPart(keys, exits, r.agent), n.conflictPart(keys, r), n.orphanPart(r), proxyPart, networkPart, n.dnsPart(keys, gateways), volumePart, kubeletPart)
 }
 
 // untilReady makes a part's function of one that closes a channel when ready.
