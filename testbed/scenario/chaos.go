@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,19 +37,19 @@ func (b *Bed) Chaos(ctx context.Context, d time.Duration, perSecond float64, see
 	if _, err := b.SameDigest(ctx, b.Nodes); err != nil {
 		return err
 	}
-	log := newLedger()
+	log, state := newLedger(), &power{}
 	stop, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
 	var failed atomic.Int64
 	interval := time.Duration(float64(len(b.Nodes)) / perSecond * float64(time.Second))
 	for i := range b.Nodes {
-		w := &writer{space: s, log: log, name: fmt.Sprintf("w%d", i), rnd: rand.New(rand.NewPCG(seed, uint64(i))), failed: &failed}
+		w := &writer{space: s, log: log, power: state, name: fmt.Sprintf("w%d", i), rnd: rand.New(rand.NewPCG(seed, uint64(i))), failed: &failed}
 		g.Go(func() error { return w.run(stop, gctx, interval) })
 	}
 	g.Go(func() error {
 		defer cancel()
-		return b.breakNodes(stop, gctx, rand.New(rand.NewPCG(seed, 1<<32)))
+		return b.breakNodes(stop, gctx, state, rand.New(rand.NewPCG(seed, 1<<32)))
 	})
 	if err := g.Wait(); err != nil {
 		return err
@@ -63,10 +64,30 @@ func (b *Bed) Chaos(ctx context.Context, d time.Duration, perSecond float64, see
 	return s.end(ctx, b.Nodes[0])
 }
 
+// power is which nodes are down, lest the writers wait for them most of the
+// time. It is told after a node has gone: what is under way then is cut off.
+type power struct {
+	mu   sync.Mutex
+	down []string
+}
+
+func (p *power) set(down []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = slices.Clone(down)
+}
+
+func (p *power) get() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.down
+}
+
 // writer makes one write after the other, each through a node drawn at random.
 type writer struct {
 	*space
 	log    *ledger
+	power  *power
 	name   string
 	rnd    *rand.Rand
 	failed *atomic.Int64
@@ -77,7 +98,8 @@ func (w *writer) run(stop, ctx context.Context, interval time.Duration) error {
 	defer tick.Stop()
 	counter := 0
 	for n := 0; ; n++ {
-		node := w.Nodes[w.rnd.IntN(len(w.Nodes))]
+		up := w.Others(w.power.get()...)
+		node := up[w.rnd.IntN(len(up))]
 		one, cancel := context.WithTimeout(ctx, 5*time.Second)
 		if n%2 == 0 {
 			w.own(one, node, n/2)
@@ -126,7 +148,7 @@ func (w *writer) shared(ctx context.Context, node string, n int) {
 
 // breakNodes takes nodes down and brings them back until stop, and then brings
 // all back.
-func (b *Bed) breakNodes(stop, ctx context.Context, rnd *rand.Rand) error {
+func (b *Bed) breakNodes(stop, ctx context.Context, state *power, rnd *rand.Rand) error {
 	var down []string
 	kills, crashes := 0, 0
 	for stop.Err() == nil && ctx.Err() == nil {
@@ -147,6 +169,7 @@ func (b *Bed) breakNodes(stop, ctx context.Context, rnd *rand.Rand) error {
 			crashes++
 			down, err = append(down, victim), b.Crash(ctx, victim)
 		}
+		state.set(down)
 		if err != nil {
 			return fmt.Errorf("%d kills and %d crashes, down are %s: %w", kills, crashes, strings.Join(down, " "), err)
 		}

@@ -59,7 +59,7 @@ func all(ctx context.Context, t *testing.T, b *scenario.Bed) error {
 		{"a cut heals", func() error { return b.Split(ctx, []string{"n1", "n2"}, []string{"n3"}, 0) }},
 		{"a dead node's pods run elsewhere", func() error { return b.DeadNode(ctx, 1) }},
 		{"all crash but one", func() error { return b.Outage(ctx, []string{"", ""}) }},
-		{"offline boot", func() error { return b.Offline(ctx, "n2", false) }},
+		{"offline boot", func() error { return b.Offline(ctx, "n2", true) }},
 	} {
 		began := time.Now()
 		if !t.Run(test.name, func(t *testing.T) {
