@@ -141,19 +141,18 @@ func (c *committer) applyOne(b *batch, came *crdt.Record) ([]crdt.Conflict, erro
 // deleted and forgotten, and must not come back.
 func (c *committer) remains(came *crdt.Record) *crdt.Record {
 	for _, birth := range came.Births() {
-		if c.head.claims.covers(birth) {
-			return crdt.Tombstone(came, c.buried(came.Key), birth, 1)
+		if !c.head.claims.covers(birth) {
+			continue
 		}
+		included := crdt.Vector{}
+		for o, seq := range came.Seen() {
+			if n := min(seq, c.head.claims.upTo(o)); n > 0 {
+				included[o] = n
+			}
+		}
+		return crdt.Tombstone(came, included, birth, 1)
 	}
 	return nil
-}
-
-// buried returns changes that a forgotten delete of key is among.
-func (c *committer) buried(key []byte) crdt.Vector {
-	if classOf(key).durable {
-		return c.head.forgotten
-	}
-	return c.head.claims.vector()
 }
 
 // take appends what a change of a peer made of a key. Alive is the version that
