@@ -3,9 +3,7 @@ package crdt
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"strings"
-	"sync"
 )
 
 // customType is a schema in a CustomResourceDefinition, as far as merging goes.
@@ -23,9 +21,7 @@ type customType struct {
 
 // ReadCRD returns the schema that a stored CustomResourceDefinition object in
 // JSON declares, of all its versions.
-func ReadCRD(crd []byte) (Schema, error) { return readCRD(crd) }
-
-func readCRD(crd []byte) (kinds, error) {
+func ReadCRD(crd []byte) (Schema, error) {
 	var object struct {
 		Spec struct {
 			Group string `json:"group"`
@@ -102,58 +98,4 @@ func (c *customType) read(depth int) (*Type, error) {
 		t.form = formKeyed + keys
 	}
 	return t, nil
-}
-
-// Kinds is a Schema of the built-in kinds and of the custom resource
-// definitions that it is told of.
-type Kinds struct {
-	builtin Schema
-
-	mu   sync.Mutex
-	crds map[string]kinds // by object name
-	all  kinds            // never changed once set
-}
-
-// NewKinds returns a Kinds that knows the built-in kinds.
-func NewKinds() *Kinds {
-	return &Kinds{builtin: Builtin(), crds: map[string]kinds{}}
-}
-
-// Type implements [Schema].
-func (k *Kinds) Type(apiVersion, kind string) *Type {
-	if t := k.builtin.Type(apiVersion, kind); t != nil {
-		return t
-	}
-	k.mu.Lock()
-	all := k.all
-	k.mu.Unlock()
-	return all.Type(apiVersion, kind)
-}
-
-// SetCRD takes in the stored definition called name. One that cannot be read is
-// forgotten: objects of its kind then merge as those without a schema do.
-func (k *Kinds) SetCRD(name string, crd []byte) error {
-	declared, err := readCRD(crd)
-	if err != nil {
-		k.RemoveCRD(name)
-		return err
-	}
-	k.update(func() { k.crds[name] = declared })
-	return nil
-}
-
-// RemoveCRD forgets the definition called name.
-func (k *Kinds) RemoveCRD(name string) {
-	k.update(func() { delete(k.crds, name) })
-}
-
-func (k *Kinds) update(change func()) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	change()
-	all := kinds{}
-	for _, declared := range k.crds {
-		maps.Copy(all, declared)
-	}
-	k.all = all
 }

@@ -418,13 +418,14 @@ func olderCRD(crd []byte) []byte {
 	return n.append(nil)
 }
 
-func newKinds(t testing.TB, crd []byte) *Kinds {
+// newKinds returns the schema of the built-in kinds and of a custom one.
+func newKinds(t testing.TB, crd []byte) Schema {
 	t.Helper()
-	k := NewKinds()
-	if err := k.SetCRD("shops.example.com", crd); err != nil {
+	custom, err := ReadCRD(crd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return k
+	return Schemas{Builtin(), custom}
 }
 
 // TestLaws lets replicas put, delete, create again and merge, in many random

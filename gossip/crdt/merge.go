@@ -84,6 +84,7 @@ func dominant(held, came *Record) (*Record, bool) {
 func join(key []byte, a, b *state) (*state, []Conflict) {
 	s := &state{seen: a.seen.Clone(), joined: true}
 	s.seen.Join(b.seen)
+	delete(s.seen, grave)
 	j := &joiner{key: string(key), a: side{seen: a.seen}, b: side{seen: b.seen}}
 	s.ended = slices.Compact(slices.Sorted(slices.Values(slices.Concat(a.ended, b.ended))))
 	for _, l := range a.lives {
