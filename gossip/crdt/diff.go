@@ -85,9 +85,10 @@ func diffLists(old, now *node, t *Type, form string) *paths {
 	if old.empty() != now.empty() {
 		p.mark(form, now.empty())
 	}
+	atOld, atNow := places(oldNames), places(nowNames)
 	for i, name := range oldNames {
 		var n *node
-		if j := slices.Index(nowNames, name); j >= 0 {
+		if j, ok := atNow[name]; ok {
 			n = now.items[j]
 		} else if t.least {
 			return &paths{whole: true} // the other side may take the last one
@@ -95,7 +96,7 @@ func diffLists(old, now *node, t *Type, form string) *paths {
 		p.item(form, name, old.items[i], n, t.item())
 	}
 	for j, name := range nowNames {
-		if !slices.Contains(oldNames, name) {
+		if _, ok := atOld[name]; !ok {
 			p.item(form, name, nil, now.items[j], t.item())
 		}
 	}
@@ -105,6 +106,14 @@ func diffLists(old, now *node, t *Type, form string) *paths {
 	}
 	p.sort()
 	return p
+}
+
+func places(names []string) map[string]int {
+	at := make(map[string]int, len(names))
+	for i, name := range names {
+		at[name] = i
+	}
+	return at
 }
 
 // item adds what changed in one item of a list. An item comes and goes whole,
