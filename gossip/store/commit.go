@@ -93,6 +93,7 @@ type committer struct {
 	graves  graves
 	garbage []int64 // revisions in the log that nobody needs
 	settled bool    // the history has been trimmed to the floor
+	stale   bool    // tombstones went since the last view
 	scratch []byte
 }
 
@@ -174,12 +175,12 @@ func (c *committer) next(ctx context.Context, out chan<- *batch) (*request, bool
 		}
 		if c.trim(trimIdle) {
 			if c.settled {
-				out <- &batch{view: c.head.freeze()} // lets the memory of the old view go
+				out <- &batch{view: c.freeze()} // lets the memory of the old view go
 			}
 			continue
 		}
-		if c.bury() {
-			out <- &batch{view: c.head.freeze()}
+		if c.bury(); c.stale {
+			out <- &batch{view: c.freeze()}
 			continue
 		}
 		if err := c.sweep(); err != nil {
@@ -345,6 +346,12 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 	}
 }
 
+// freeze returns the present state as a view.
+func (c *committer) freeze() *view {
+	c.stale = false
+	return c.head.freeze()
+}
+
 // seal starts the batch on its way to disk and fixes the view it makes.
 func (c *committer) seal(b *batch) error {
 	cfg := &c.store.cfg
@@ -356,7 +363,7 @@ func (c *committer) seal(b *batch) error {
 	}
 	c.saveClaims(b)
 	c.bound()
-	b.view = c.head.freeze()
+	b.view = c.freeze()
 	if b.disk == nil {
 		return nil
 	}

@@ -54,16 +54,15 @@ func (s *Store) SetStable(v crdt.Vector) {
 // buryBatch is the number of tombstones looked at in one go.
 const buryBatch = 2048
 
-// bury forgets the tombstones that nobody needs, some at a time. It reports
-// whether any went.
-func (c *committer) bury() bool {
+// bury forgets the tombstones that nobody needs, some at a time.
+func (c *committer) bury() {
 	now := c.store.cfg.Now()
 	n := c.head.items.Len()
 	g, keep := &c.graves, c.store.cfg.TombstoneKeep
 	g.durable = c.buryOf(g.durable, now.Add(-keep))
 	g.memory = c.buryOf(g.memory, now.Add(-keep))
 	g.events = c.buryOf(g.events, now.Add(-eventTombstoneKeep))
-	return c.head.items.Len() < n
+	c.stale = c.stale || c.head.items.Len() < n
 }
 
 // buryOf forgets tombstones from the front of the queue: those that all peers
