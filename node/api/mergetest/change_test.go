@@ -55,6 +55,10 @@ func alternatives() map[string][]string {
 		"egress":                {`[{}]`},
 		"versions":              {`+{"name":"v2","served":true,"storage":false,"schema":{"openAPIV3Schema":{"type":"object"}}}`},
 		"immutable":             {`true`},
+		"counters":              {`+{"name":"c","zone":1}`, `+{"name":"c","zone":2,"open":true}`, `+{"name":"a","zone":2}`},
+		"days":                  {`+"sat"`, `+"sun"`, `["mon"]`},
+		"tags":                  {`+"z"`, `[]`},
+		"limits":                {`{"min":2,"max":3}`},
 		"addresses":             {`["10.42.0.9"]`},
 	}
 }

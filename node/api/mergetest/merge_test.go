@@ -108,8 +108,13 @@ func TestMergesAreValid(t *testing.T) {
 	if err != nil {
 		count = 30
 	}
-	objects, all := samples(t), kinds()
-	types := crdt.Builtin()
+	objects := samples(t)
+	all := kinds(t, objects)
+	custom, err := crdt.ReadCRD(objects[shopDefinition])
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := crdt.Schemas{crdt.Builtin(), custom}
 	for _, name := range slices.Sorted(maps.Keys(objects)) {
 		r, ok := all[kindOf(t, objects[name])]
 		if !ok {

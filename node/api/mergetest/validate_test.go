@@ -11,6 +11,7 @@ import (
 	crdvalidation "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -66,8 +67,10 @@ type rules struct {
 	status updater // nil: the kind has none of its own
 }
 
-func kinds() map[string]rules {
+func kinds(t testing.TB, objects map[string][]byte) map[string]rules {
+	t.Helper()
 	return map[string]rules{
+		"Shop":                      {newCustom(t, objects[shopDefinition]), nil},
 		"Pod":                       {pod.Strategy, pod.StatusStrategy},
 		"Deployment":                {deployment.Strategy, deployment.StatusStrategy},
 		"ReplicaSet":                {replicaset.Strategy, replicaset.StatusStrategy},
@@ -97,6 +100,8 @@ func kinds() map[string]rules {
 	}
 }
 
+const shopDefinition = "customresourcedefinition-shops.example.com"
+
 // definitions validates custom resource definitions.
 type definitions struct{}
 
@@ -110,6 +115,10 @@ func decode(t testing.TB, value []byte) (runtime.Object, error) {
 	var of metav1.TypeMeta
 	if err := json.Unmarshal(value, &of); err != nil {
 		return nil, err
+	}
+	if !legacyscheme.Scheme.Recognizes(of.GroupVersionKind()) {
+		u := &unstructured.Unstructured{}
+		return u, u.UnmarshalJSON(value)
 	}
 	into := schema.GroupVersion{Group: of.GroupVersionKind().Group, Version: runtime.APIVersionInternal}
 	internal, err := runtime.Decode(legacyscheme.Codecs.UniversalDecoder(into), value)
@@ -148,8 +157,9 @@ func TestMain(m *testing.M) {
 
 // TestSamplesAreValid is what makes the other tests mean something.
 func TestSamplesAreValid(t *testing.T) {
-	rules := kinds()
-	for name, value := range samples(t) {
+	objects := samples(t)
+	rules := kinds(t, objects)
+	for name, value := range objects {
 		r, ok := rules[kindOf(t, value)]
 		if !ok {
 			continue
