@@ -25,7 +25,7 @@ PURE := ./ebpf/... ./gossip ./gossip/crdt/... ./gossip/store/... ./gossip/etcd .
 FUZZTIME ?= 20s
 NODES ?= 3
 
-ACCEPT := $(addprefix accept-,up watch roam outage cut chaos failover blink offline stranger)
+ACCEPT := $(addprefix accept-,up watch keep roam outage cut chaos failover blink offline stranger)
 
 .PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench conformance vm up down demo \
 	accept $(ACCEPT) bin/accept
@@ -102,6 +102,9 @@ accept-up: up ## what make up gives: 3 nodes, the demo on them, equal digests; a
 
 accept-watch: bin/accept ## 5 nodes: a change through n4 is seen by a watch on n1; equal digests (root)
 	bin/accept watch
+
+accept-keep: bin/accept ## keys rotated under writes; backup into the living and a new cluster (root)
+	bin/accept keep
 
 accept-roam: bin/accept ## clients moved between nodes hundreds of times under load miss nothing (root)
 	bin/accept roam

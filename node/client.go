@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/mootkube/moot/node/backup"
 	"github.com/mootkube/moot/node/pki/rotation"
@@ -22,6 +23,28 @@ import (
 // Client asks the daemon on this machine.
 type Client struct {
 	Socket string // [Config.StatusSocket]
+}
+
+// stopWithin is more than the parts of a daemon take to stop together.
+const stopWithin = 2 * time.Minute
+
+// AwaitStop waits until no daemon works on the data directory any more.
+func AwaitStop(ctx context.Context, dataDir string) error {
+	ctx, cancel := context.WithTimeout(ctx, stopWithin)
+	defer cancel()
+	for {
+		if _, err := os.Stat(dataDir); err != nil {
+			return nil // the daemon was told another one
+		}
+		unlock, err := lockDir(dataDir)
+		if err == nil {
+			unlock()
+			return nil
+		}
+		if !pause(ctx, 100*time.Millisecond) {
+			return fmt.Errorf("wait for the daemon to end: %w", err)
+		}
+	}
 }
 
 // CreateToken makes a join token.

@@ -27,6 +27,9 @@ with a token. To stop a node for a while, stop the daemon instead.`,
 			if err := opts.client().Leave(cmd.Context(), say); err != nil {
 				return err
 			}
+			if err := node.AwaitStop(cmd.Context(), opts.DataDir); err != nil {
+				return err
+			}
 			fmt.Printf("left the cluster; what is in %s is this node's alone now\n", opts.DataDir)
 			return nil
 		},

@@ -94,6 +94,7 @@ type trial struct {
 func trials() []trial {
 	return []trial{
 		{"watch", "a change through one node is seen by a watch on another; equal digests", watchTrial},
+		{"keep", "keys are rotated under writes; a backup goes into a living and into a new cluster", keepTrial},
 		{"roam", "clients moved between nodes hundreds of times under write load miss nothing", roamTrial},
 		{"outage", "all nodes but one crash, the leader first; the last one serves; all come back", outageTrial},
 		{"cut", "the cluster is cut for a minute, with edits on both sides, and heals", cutTrial},
@@ -141,6 +142,13 @@ func load() string {
 
 func watchTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
 	return b.Spread(ctx, b.Nodes[max(0, len(b.Nodes)-2)], 300, 5<<10, 50*time.Millisecond)
+}
+
+func keepTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
+	if err := b.Rotate(ctx); err != nil {
+		return err
+	}
+	return b.Restore(ctx, true)
 }
 
 func roamTrial(ctx context.Context, b *scenario.Bed, set settings) error {

@@ -50,6 +50,8 @@ func all(ctx context.Context, t *testing.T, b *scenario.Bed) error {
 		}},
 		{"kubectl on every node", func() error { return kubectl(ctx, b) }},
 		{"clients move between nodes", func() error { return b.Roam(ctx, 40, 1) }},
+		{"keys rotate under writes", func() error { return b.Rotate(ctx) }},
+		{"a backup goes back into the living cluster", func() error { return b.Restore(ctx, false) }},
 		{"nothing moves for a blink, no stranger joins", func() error {
 			return b.Blink(ctx, time.Second, 5*time.Second, func(ctx context.Context, stopped string) error {
 				return b.JoinRefused(ctx, stopped, "n1")
