@@ -86,99 +86,102 @@ r spec=5 status=1
 r target=1
 r involvedObject=1 related=1
 spec=5
-status=16
+finalizers=2
+spec=83 status=16
 configMap=5
 disableResizePreemption=2
-configSource=84 podCIDRs=2 podPreemptionPolicy=85
-active=84 assigned=84 lastKnownGood=84
+k:key,effect 1
+configSource=85 podCIDRs=2 podPreemptionPolicy=86 taints=87
+active=85 assigned=85 lastKnownGood=85
 kubeletEndpoint=5
-addresses=15 conditions=15 config=87 daemonEndpoints=88 nodeInfo=1
-spec=86 status=89
+addresses=15 conditions=15 config=89 daemonEndpoints=90 nodeInfo=1
+spec=88 status=91
 r controllerExpandSecretRef=1 controllerPublishSecretRef=1 nodeExpandSecretRef=1 nodePublishSecretRef=1 nodeStageSecretRef=1
 required=1
-awsElasticBlockStore=5 azureDisk=5 azureFile=5 cephfs=43 cinder=43 claimRef=1 csi=91 flexVolume=43 gcePersistentDisk=5 glusterfs=5 hostPath=5 iscsi=43 local=5 nfs=5 nodeAffinity=92 photonPersistentDisk=5 portworxVolume=5 quobyte=5 rbd=43 scaleIO=43 storageos=48 vsphereVolume=5
-spec=93 status=1
+awsElasticBlockStore=5 azureDisk=5 azureFile=5 cephfs=43 cinder=43 claimRef=1 csi=93 flexVolume=43 gcePersistentDisk=5 glusterfs=5 hostPath=5 iscsi=43 local=5 nfs=5 nodeAffinity=94 photonPersistentDisk=5 portworxVolume=5 quobyte=5 rbd=43 scaleIO=43 storageos=48 vsphereVolume=5
+spec=95 status=1
 k:status,reason 5
-healthConditions=95
-conditions=15 healthStatus=96 modifyVolumeStatus=5
+healthConditions=97
+conditions=15 healthStatus=98 modifyVolumeStatus=5
 spec=45 status=1
 r containers=2 mapping=6 overhead=6
-k:resourceClaimName 99
+k:resourceClaimName 101
 k:ip 5
-r healthConditions=95
-k:name 102
-conditions=15 extendedResourceClaimStatus=5 nodeAllocatableResourceClaimStatuses=100 podIPs=1 resourceClaimStatuses=6 resources=1 volumeHealth=103
-spec=50 status=104
+r healthConditions=97
+k:name 104
+conditions=15 extendedResourceClaimStatus=5 nodeAllocatableResourceClaimStatuses=102 podIPs=1 resourceClaimStatuses=6 resources=1 volumeHealth=105
+spec=50 status=106
 template=51
 selector=1 template=51
-spec=107 status=1
-scopeSelector=1
 spec=109 status=1
+scopeSelector=1
+spec=111 status=1
 k:port,protocol 5
 ports=1 selector=1 sessionAffinityConfig=1
 conditions=15 loadBalancer=1
-spec=112 status=113
+spec=114 status=115
 secrets=12
 r regarding=1 related=1 series=5
 r distinguisherMethod=5 priorityLevelConfiguration=5
 r spec=1 status=16
 conditions=15 requesters=12 responders=6 targetResponders=12
-r spec=80 status=119
+r spec=80 status=121
 r spec=80 status=16
 r parentRef=5
-r spec=122
+r spec=124
 r port=1
-resource=1 service=124
+resource=1 service=126
 defaultBackend=1
 loadBalancer=1
-spec=126 status=127
+spec=128 status=129
 parameters=5
-spec=129
-podSelector=1
 spec=131
+podSelector=1
+spec=133
+status=16
 nodeSelector=1
-r scheduling=133
+r scheduling=136
 selector=1
-spec=135 status=1
+spec=138 status=1
 r roleRef=1
 r taint=5
-r spec=138 status=16
+r spec=141 status=16
 k:driver,device,pool,shareID 69
 k:uid 5
-allocation=133 devices=140 reservedFor=141
+allocation=136 devices=143 reservedFor=144
 spec=1 status=1
 metadata=4 spec=1
-spec=144
+spec=147
 r nodeSelector=1 pool=5 skipNodeOperations=2
 r spec=5 status=69
 r disruptionMode=1 schedulingPolicy=1 workloadRef=5
-r spec=148 status=16
+r spec=151 status=16
 r disruptionMode=1 resourceClaims=6 schedulingPolicy=1 workloadRef=5
 conditions=15 resourceClaimStatuses=6
-r spec=150 status=151
+r spec=153 status=154
 k:name 0
 r disruptionMode=1 resourceClaims=6 schedulingPolicy=1
-k:name 154
-r compositePodGroupTemplates=153 disruptionMode=1 podGroupTemplates=155 schedulingPolicy=1
-k:name 156
-compositePodGroupTemplates=157 controllerRef=5 podGroupTemplates=155
-r spec=158
+k:name 157
+r compositePodGroupTemplates=156 disruptionMode=1 podGroupTemplates=158 schedulingPolicy=1
+k:name 159
+compositePodGroupTemplates=160 controllerRef=5 podGroupTemplates=158
+r spec=161
 volumeLifecycleModes=2
-r spec=160
+r spec=163
 r drivers=6
 storageHealth=6
-r spec=162 status=163
+r spec=165 status=166
 r nodeTopology=1
-inlineVolumeSpec=93
-r source=166
-r spec=167 status=1
+inlineVolumeSpec=95
+r source=169
+r spec=170 status=1
 r resource=5
-spec=169 status=16
+spec=172 status=16
 r clientConfig=10
-r webhook=171
+r webhook=174
 r conversion=1 names=5
 acceptedNames=5 conditions=15
-r spec=173 status=174
+r spec=176 status=177
 shardInfo=5`
 
 // builtinKinds has apiVersion, kind and the number of the type.
@@ -192,7 +195,7 @@ admissionregistration.k8s.io/v1alpha1 MutatingAdmissionPolicy 8
 admissionregistration.k8s.io/v1alpha1 MutatingAdmissionPolicyBinding 8
 admissionregistration.k8s.io/v1beta1 MutatingAdmissionPolicy 8
 admissionregistration.k8s.io/v1beta1 MutatingAdmissionPolicyBinding 8
-apiextensions.k8s.io/v1 CustomResourceDefinition 175
+apiextensions.k8s.io/v1 CustomResourceDefinition 178
 apiregistration.k8s.io/v1 APIService 17
 apps/v1 ControllerRevision 5
 apps/v1 DaemonSet 55
@@ -220,69 +223,69 @@ coordination.k8s.io/v1 Lease 8
 coordination.k8s.io/v1alpha2 LeaseCandidate 19
 coordination.k8s.io/v1beta1 LeaseCandidate 19
 discovery.k8s.io/v1 EndpointSlice 5
-events.k8s.io/v1 Event 116
-flowcontrol.apiserver.k8s.io/v1 FlowSchema 118
-flowcontrol.apiserver.k8s.io/v1 PriorityLevelConfiguration 118
+events.k8s.io/v1 Event 118
+flowcontrol.apiserver.k8s.io/v1 FlowSchema 120
+flowcontrol.apiserver.k8s.io/v1 PriorityLevelConfiguration 120
 internal.apiserver.k8s.io/v1alpha1 StorageVersion 23
-lifecycle.k8s.io/v1alpha1 Eviction 120
-lifecycle.k8s.io/v1alpha1 EvictionRequest 121
-networking.k8s.io/v1 IPAddress 123
-networking.k8s.io/v1 Ingress 128
-networking.k8s.io/v1 IngressClass 130
-networking.k8s.io/v1 NetworkPolicy 132
-networking.k8s.io/v1 ServiceCIDR 83
-node.k8s.io/v1 RuntimeClass 134
+lifecycle.k8s.io/v1alpha1 Eviction 122
+lifecycle.k8s.io/v1alpha1 EvictionRequest 123
+networking.k8s.io/v1 IPAddress 125
+networking.k8s.io/v1 Ingress 130
+networking.k8s.io/v1 IngressClass 132
+networking.k8s.io/v1 NetworkPolicy 134
+networking.k8s.io/v1 ServiceCIDR 135
+node.k8s.io/v1 RuntimeClass 137
 policy/v1 Eviction 0
-policy/v1 PodDisruptionBudget 136
+policy/v1 PodDisruptionBudget 139
 rbac.authorization.k8s.io/v1 ClusterRole 0
-rbac.authorization.k8s.io/v1 ClusterRoleBinding 137
+rbac.authorization.k8s.io/v1 ClusterRoleBinding 140
 rbac.authorization.k8s.io/v1 Role 0
-rbac.authorization.k8s.io/v1 RoleBinding 137
+rbac.authorization.k8s.io/v1 RoleBinding 140
 resource.k8s.io/v1 DeviceClass 8
-resource.k8s.io/v1 DeviceTaintRule 139
-resource.k8s.io/v1 ResourceClaim 143
-resource.k8s.io/v1 ResourceClaimTemplate 145
+resource.k8s.io/v1 DeviceTaintRule 142
+resource.k8s.io/v1 ResourceClaim 146
+resource.k8s.io/v1 ResourceClaimTemplate 148
 resource.k8s.io/v1 ResourceSlice 19
-resource.k8s.io/v1alpha3 DeviceTaintRule 139
-resource.k8s.io/v1alpha3 ResourcePoolStatusRequest 147
+resource.k8s.io/v1alpha3 DeviceTaintRule 142
+resource.k8s.io/v1alpha3 ResourcePoolStatusRequest 150
 resource.k8s.io/v1beta1 DeviceClass 8
-resource.k8s.io/v1beta1 ResourceClaim 143
-resource.k8s.io/v1beta1 ResourceClaimTemplate 145
+resource.k8s.io/v1beta1 ResourceClaim 146
+resource.k8s.io/v1beta1 ResourceClaimTemplate 148
 resource.k8s.io/v1beta1 ResourceSlice 19
 resource.k8s.io/v1beta2 DeviceClass 8
-resource.k8s.io/v1beta2 DeviceTaintRule 139
-resource.k8s.io/v1beta2 ResourceClaim 143
-resource.k8s.io/v1beta2 ResourceClaimTemplate 145
+resource.k8s.io/v1beta2 DeviceTaintRule 142
+resource.k8s.io/v1beta2 ResourceClaim 146
+resource.k8s.io/v1beta2 ResourceClaimTemplate 148
 resource.k8s.io/v1beta2 ResourceSlice 19
 scheduling.k8s.io/v1 PriorityClass 0
-scheduling.k8s.io/v1alpha3 CompositePodGroup 149
-scheduling.k8s.io/v1alpha3 PodGroup 152
-scheduling.k8s.io/v1alpha3 Workload 159
-scheduling.k8s.io/v1beta1 PodGroup 152
-scheduling.k8s.io/v1beta1 Workload 159
-storage.k8s.io/v1 CSIDriver 161
-storage.k8s.io/v1 CSINode 164
-storage.k8s.io/v1 CSIStorageCapacity 165
+scheduling.k8s.io/v1alpha3 CompositePodGroup 152
+scheduling.k8s.io/v1alpha3 PodGroup 155
+scheduling.k8s.io/v1alpha3 Workload 162
+scheduling.k8s.io/v1beta1 PodGroup 155
+scheduling.k8s.io/v1beta1 Workload 162
+storage.k8s.io/v1 CSIDriver 164
+storage.k8s.io/v1 CSINode 167
+storage.k8s.io/v1 CSIStorageCapacity 168
 storage.k8s.io/v1 StorageClass 5
-storage.k8s.io/v1 VolumeAttachment 168
+storage.k8s.io/v1 VolumeAttachment 171
 storage.k8s.io/v1 VolumeAttributesClass 5
-storagemigration.k8s.io/v1 StorageVersionMigration 170
-storagemigration.k8s.io/v1beta1 StorageVersionMigration 170
+storagemigration.k8s.io/v1 StorageVersionMigration 173
+storagemigration.k8s.io/v1beta1 StorageVersionMigration 173
 v1 Binding 80
 v1 ComponentStatus 16
 v1 ConfigMap 0
 v1 Endpoints 0
 v1 Event 81
 v1 LimitRange 82
-v1 Namespace 83
-v1 Node 90
-v1 PersistentVolume 94
-v1 PersistentVolumeClaim 98
-v1 Pod 105
-v1 PodTemplate 106
-v1 ReplicationController 108
-v1 ResourceQuota 110
+v1 Namespace 84
+v1 Node 92
+v1 PersistentVolume 96
+v1 PersistentVolumeClaim 100
+v1 Pod 107
+v1 PodTemplate 108
+v1 ReplicationController 110
+v1 ResourceQuota 112
 v1 Secret 0
-v1 Service 114
-v1 ServiceAccount 115
+v1 Service 116
+v1 ServiceAccount 117
 v1 Status 0`

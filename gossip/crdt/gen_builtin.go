@@ -43,6 +43,13 @@ var oneValue = []string{
 	"ValidatingAdmissionPolicyBindingSpec", "ValidatingAdmissionPolicySpec", "ValidatingWebhook",
 }
 
+// apart lists lists that upstream takes for one value although their items can
+// be told apart, and different writers do put in items of their own.
+var apart = map[string]string{
+	"NamespaceSpec.finalizers": "v 1",
+	"NodeSpec.taints":          "k:key,effect 1",
+}
+
 type property struct {
 	Ref        string              `json:"$ref"`
 	Type       string              `json:"type"`
@@ -179,6 +186,9 @@ func (g *generator) property(p property, owner string) int {
 		t := g.property(p.Properties[name], "")
 		if g.isOneValue(owner + "." + name) {
 			t = 1
+		}
+		if form, ok := apart[owner+"."+name]; ok {
+			t = g.line(form)
 		}
 		if t != 0 && name != "metadata" || t != 0 && owner != "" && len(p.Kinds) == 0 {
 			fields = append(fields, fmt.Sprintf("%s=%d", name, t))
