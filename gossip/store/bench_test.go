@@ -2,6 +2,8 @@ package store
 
 import (
 	"fmt"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
@@ -44,5 +46,41 @@ func BenchmarkRange1000(b *testing.B) {
 		if err != nil || len(res.KVs) != 1000 {
 			b.Fatal(len(res.KVs), err)
 		}
+	}
+}
+
+// BenchmarkReplicate carries puts from one store to another, frame by frame.
+func BenchmarkReplicate(b *testing.B) {
+	for _, class := range []string{"pods", "events"} {
+		b.Run(class, func(b *testing.B) {
+			from, _ := start(b, testConfig(b))
+			to, _ := start(b, testConfig(b))
+			value := []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"uid":"u"},"data":{"x":"` + strings.Repeat("x", 2000) + `"}}`)
+			var group sync.WaitGroup
+			for i := range 16 {
+				group.Go(func() {
+					for n := i; n < b.N; n += 16 {
+						put(b, from, fmt.Sprintf("/registry/%s/default/object-%d", class, n%1000), string(value))
+					}
+				})
+			}
+			b.ReportAllocs()
+			group.Wait()
+			tail, err := from.Tail(b.Context(), nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer tail.Close()
+			b.ResetTimer()
+			for !to.Vector().Includes(from.Vector()) {
+				f, err := tail.Next(b.Context())
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := to.Apply(b.Context(), f.Records, f.Vector); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -16,6 +16,28 @@
 // changes or from the log. A watcher that keeps up is fed from memory; one that
 // does not falls back to reading history.
 //
+// # Replication
+//
+// A key's state is an element of a join-semilattice (package crdt); the log's
+// newest record of the key holds it. Keys of the replicated classes are
+// exchanged with peers: a [Tail] reads this replica's history for a peer that
+// knows what it has, and [Store.Apply] takes a peer's changes in, one batch and
+// one local revision each. Where the change that came includes what is held,
+// which the index tells, its bytes take the place; only concurrent changes are
+// read and joined. What lost is kept under [ConflictPrefix].
+//
+// The [Store.Vector] says what a replica includes. It grows with the batch that
+// makes it true, never ahead of it: with a local change, and with the end of
+// what a peer sent, when the peer's own vector is taken over. So a replica that
+// is in the middle of a cut, whose records are in no causal order, claims none
+// of it, and the peers it passes the records on to do not either.
+//
+// A peer is served from the history if it has all that the history tells of no
+// more (view.past), else from a cut: the newest state of each key it lacks. A
+// delete stays as a tombstone until [Store.SetStable] covers it or
+// Config.TombstoneKeep is over; then it is noted as forgotten, and a peer that
+// lacks it is refused ([ErrForgotten]) and must [Store.Wipe] itself.
+//
 // # On disk
 //
 // The log is a Pebble database keyed by revision. Keys of the memory class
@@ -31,7 +53,9 @@
 //
 // # What it refuses
 //
-// Requests over the size bound, reads and watches behind the history window
+// Changes of peers that are malformed, of a class that stays on its node or
+// stamped too far in the future ([ErrRejected], crdt.ErrDrift), peers that lack
+// what is forgotten ([ErrForgotten]), requests over the size bound, reads and watches behind the history window
 // ([ErrCompacted]), writes to disk when the disk is nearly full ([ErrNoSpace]),
 // and a directory another process holds ([ErrLocked]). It knows nothing of
 // Kubernetes but the key prefixes in class.go, and it deletes no damaged file.

@@ -217,10 +217,13 @@ func (t *Tail) window(v *view) (Frame, time.Duration, error) {
 	}
 	t.pending = time.Time{}
 	f := Frame{Revision: p.rev}
-	for i := range p.versions {
-		r, err := t.store.record(p.versions[i])
-		if err != nil {
-			return Frame{}, 0, err
+	records, err := t.store.records(p.versions)
+	if err != nil {
+		return Frame{}, 0, err
+	}
+	for _, r := range records {
+		if r == nil {
+			return Frame{}, 0, errMissing
 		}
 		if !t.includes(r) {
 			f.Records = append(f.Records, r)

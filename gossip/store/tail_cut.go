@@ -60,18 +60,27 @@ func compareBool(a, b bool) int {
 func (t *Tail) nextOfCut() (Frame, error) {
 	c := t.cut
 	f := Frame{Cut: true}
-	size := 0
-	for len(c.items) > 0 && size < FrameBytes && len(f.Records) < frameRecords {
-		r, err := t.cutRecord(c.items[0])
-		if err != nil {
-			return Frame{}, err
+	var versions []*version
+	for size := 0; len(versions) < len(c.items) && size < FrameBytes && len(versions) < frameRecords; {
+		last := c.items[len(versions)].newest()
+		versions = append(versions, last)
+		size += int(last.size)
+	}
+	records, err := t.store.records(versions)
+	if err != nil {
+		return Frame{}, fmt.Errorf("tail: %w", err)
+	}
+	for i, r := range records {
+		if r == nil {
+			if r, err = t.newerRecord(c.items[i]); err != nil {
+				return Frame{}, err
+			}
 		}
-		c.items = c.items[1:]
 		if r != nil && !t.includes(r) {
 			f.Records = append(f.Records, r)
-			size += len(r.Key) + len(r.Value) + len(r.Meta)
 		}
 	}
+	c.items = c.items[len(versions):]
 	if len(c.items) > 0 {
 		return f, nil
 	}
@@ -88,12 +97,11 @@ func (t *Tail) nextOfCut() (Frame, error) {
 	return f, nil
 }
 
-// cutRecord returns the state of a key, or a newer one when that is gone. It
-// returns nil for a tombstone that has been forgotten since the cut began.
-func (t *Tail) cutRecord(it *item) (*crdt.Record, error) {
-	last := it.newest()
-	r, err := t.store.record(last)
-	for errors.Is(err, errMissing) {
+// newerRecord returns a newer state of a key than that of the cut, which is
+// gone. It returns nil for a tombstone that has been forgotten since the cut
+// began.
+func (t *Tail) newerRecord(it *item) (*crdt.Record, error) {
+	for last := it.newest(); ; {
 		v := t.store.view.Load()
 		now, ok := v.items.Get(it)
 		switch {
@@ -102,13 +110,12 @@ func (t *Tail) cutRecord(it *item) (*crdt.Record, error) {
 		case !ok:
 			return nil, nil
 		case now.newest().rev == last.rev:
-			return nil, fmt.Errorf("tail: %w: %w", ErrDamaged, err)
+			return nil, fmt.Errorf("tail: %w: %w", ErrDamaged, errMissing)
 		}
 		last = now.newest()
-		r, err = t.store.record(last)
+		r, err := t.store.record(last)
+		if !errors.Is(err, errMissing) {
+			return r, err
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("tail: %w", err)
-	}
-	return r, nil
 }

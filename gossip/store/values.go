@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -137,6 +138,14 @@ func (s *Store) scanValues(kvs []KeyValue, absent []int) error {
 }
 
 func seekValue(iter *pebble.Iterator, rev int64) ([]byte, error) {
+	r, err := seekRecord(iter, rev)
+	if err != nil {
+		return nil, err
+	}
+	return r.Value, nil
+}
+
+func seekRecord(iter *pebble.Iterator, rev int64) (*crdt.Record, error) {
 	key := numberKey(logPrefix, rev)
 	if !iter.SeekGE(key) || !bytes.Equal(iter.Key(), key) {
 		if err := iter.Error(); err != nil {
@@ -148,9 +157,47 @@ func seekValue(iter *pebble.Iterator, rev int64) ([]byte, error) {
 	if err != nil {
 		return nil, damagedRevision(rev, err)
 	}
-	r, err := crdt.DecodeRecord(b)
+	r, err := crdt.DecodeRecord(bytes.Clone(b))
 	if err != nil {
 		return nil, damagedRevision(rev, err)
 	}
-	return bytes.Clone(r.Value), nil
+	return r, nil
+}
+
+// records returns the changes that made the versions, nil for those that have
+// been compacted away meanwhile. What is on disk is read in the order of the
+// log.
+func (s *Store) records(versions []*version) ([]*crdt.Record, error) {
+	all := make([]*crdt.Record, len(versions))
+	var absent []int
+	for i, v := range versions {
+		if all[i] = s.held(v); all[i] == nil {
+			absent = append(absent, i)
+		}
+	}
+	if len(absent) == 0 {
+		return all, nil
+	}
+	slices.SortFunc(absent, func(a, b int) int { return cmp.Compare(versions[a].rev, versions[b].rev) })
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	iter, err := s.db.NewIter(&pebble.IterOptions{
+		LowerBound: []byte{logPrefix}, UpperBound: []byte{logPrefix + 1},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w: %s", ErrDamaged, oneLine(err.Error()))
+	}
+	for _, i := range absent {
+		all[i], err = seekRecord(iter, versions[i].rev)
+		if errors.Is(err, errMissing) {
+			all[i], err = nil, nil
+		}
+		if err != nil {
+			break
+		}
+	}
+	return all, errors.Join(err, iter.Close())
 }
