@@ -81,3 +81,23 @@ func TestIsOurs(t *testing.T) {
 		t.Error("a short frame is taken")
 	}
 }
+
+func TestAfterLongestGap(t *testing.T) {
+	began := time.Unix(100, 0)
+	at := func(ms ...int) (a actions) {
+		for _, m := range ms {
+			a = append(a, began.Add(time.Duration(m)*time.Millisecond))
+		}
+		return a
+	}
+	for _, c := range []struct {
+		of   actions
+		want time.Duration
+	}{
+		{nil, 0}, {at(-50, -10), 0}, {at(-5000, 300), 300}, {at(-50, 50, 150, 2150, 2250), 2150}, {at(50, 2050, 2060, 2100), 2050},
+	} {
+		if got := c.of.afterLongestGap(began); got != c.want*time.Millisecond {
+			t.Errorf("%v: %s, want %d ms", c.of, got, c.want)
+		}
+	}
+}
