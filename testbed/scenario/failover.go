@@ -189,7 +189,7 @@ func (b *Bed) leaderGoes(ctx context.Context, way string) (acted, named time.Dur
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		var err error
-		back, err = b.remove(gctx, old, way)
+		back, err = b.remove(ctx, old, way) // which is for longer than the group
 		return err
 	})
 	g.Go(func() error {
