@@ -60,6 +60,7 @@ type Agent struct {
 	links   map[string]*link
 
 	liveOrigins map[crdt.Origin]bool // of the other live members
+	failed      map[string]bool      // members that serf holds dead
 	sparse      bool                 // there are too many members to tail them all
 }
 

@@ -12,13 +12,17 @@ import (
 
 const (
 	lookEvery     = 100 * time.Millisecond // at the members
+	lookCost      = 500 * time.Microsecond // a member; so long there is no other look after one
 	registerEvery = 500 * time.Millisecond // at most, at the register
 )
 
 // watchMembers keeps the members up to date, and a stream to each that is to be
 // tailed.
 func (a *Agent) watchMembers(ctx context.Context, r *running) error {
-	w := membersLoop{agent: a, run: r, follows: make(map[string]*following), register: map[string]registration{}}
+	w := membersLoop{
+		agent: a, run: r, follows: make(map[string]*following), register: map[string]registration{}, evidence: map[string]evidence{},
+		calls: make(map[string]*verification), verdicts: make(chan verdict),
+	}
 	a.stale.Store(true)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -27,15 +31,22 @@ func (a *Agent) watchMembers(ctx context.Context, r *running) error {
 		now := time.Now()
 		w.step(ctx, now, min(now.Sub(last), 2*lookEvery))
 		last = now
+		look := a.look
+		if now.Before(w.rest) {
+			look = nil // the tick will do
+		}
 		select {
 		case <-ctx.Done():
 			w.wg.Wait()
 			return nil
-		case <-a.look:
+		case <-look:
 		case <-tick.C:
+		case v := <-w.verdicts:
+			w.judged(v, time.Now())
+			w.recheck = true
 		case done := <-a.refreshes:
 			a.stale.Store(true)
-			w.readAt = time.Time{}
+			w.readAt, w.rest = time.Time{}, time.Time{}
 			w.step(ctx, time.Now(), 0)
 			close(done)
 		}
@@ -60,34 +71,49 @@ type membersLoop struct {
 	agent    *Agent
 	run      *running
 	peers    map[string]peer
+	rest     time.Time // when serf may be read again
 	register map[string]registration
 	read     int64     // the store's revision when the register was read
 	readAt   time.Time // when that was
 	evidence map[string]evidence
 	until    time.Time // when an announced restart is over, the first of them
+	calls    map[string]*verification
+	verdicts chan verdict
+	recheck  bool // a verdict is in
 	follows  map[string]*following
 	turn     turn
 	wg       sync.WaitGroup
 }
 
 // following is the goroutine that tails one peer.
-type following struct{ cancel context.CancelFunc }
+type following struct {
+	link   *link
+	cancel context.CancelFunc
+}
 
 // step looks once.
 func (w *membersLoop) step(ctx context.Context, now time.Time, elapsed time.Duration) {
 	a := w.agent
-	dirty := a.stale.Swap(false)
-	if dirty {
+	dirty := false
+	if !now.Before(w.rest) && a.stale.Swap(false) {
+		dirty = true
 		w.peers = a.readPeers(w.run.serf)
+		w.rest = now.Add(time.Duration(len(w.peers)) * lookCost)
 	}
 	if w.readRegister(ctx, now) {
 		dirty = true
 	}
+	if w.recheck {
+		w.recheck, dirty = false, true
+	}
 	if w.gather(elapsed) || !w.until.IsZero() && !now.Before(w.until) {
 		dirty = true
 	}
+	for _, c := range w.calls {
+		dirty = dirty || c.answered && !c.busy && !now.Before(c.next)
+	}
 	if dirty {
-		w.compute(now)
+		w.compute(now, w.verify(ctx, now))
 	}
 	if dirty || w.turn.due(now) {
 		w.follow(ctx, now)
@@ -120,22 +146,16 @@ func (w *membersLoop) readRegister(ctx context.Context, now time.Time) bool {
 // member's state.
 func (w *membersLoop) gather(elapsed time.Duration) bool {
 	limits := w.agent.limits()
-	w.agent.mu.Lock()
-	links := make([]*link, 0, len(w.agent.links))
-	for _, l := range w.agent.links {
-		links = append(links, l)
-	}
-	w.agent.mu.Unlock()
-	fresh := make(map[string]evidence, len(links))
+	fresh := make(map[string]evidence, len(w.follows))
 	changed := false
-	for _, l := range links {
-		e := l.look(elapsed)
-		old := w.evidence[l.name]
+	for name, f := range w.follows {
+		e := f.link.look(elapsed)
+		old := w.evidence[name]
 		if e.known != old.known || e.broken != old.broken ||
 			(e.silent >= limits.suspect) != (old.silent >= limits.suspect) || (e.silent >= limits.dead) != (old.silent >= limits.dead) {
 			changed = true
 		}
-		fresh[l.name] = e
+		fresh[name] = e
 	}
 	w.evidence = fresh
 	return changed
@@ -146,11 +166,16 @@ func (a *Agent) limits() thresholds {
 	return thresholds{suspect: a.cfg.SuspectAfter, dead: 5 * a.cfg.SuspectAfter / 2}
 }
 
-// compute makes the members anew and tells who it may concern.
-func (w *membersLoop) compute(now time.Time) {
+// compute makes the members anew and tells who it may concern. The death of
+// those doubted is not believed yet.
+func (w *membersLoop) compute(now time.Time, doubted []string) {
 	a := w.agent
+	heard := maps.Clone(w.evidence)
+	for _, name := range doubted {
+		heard[name] = evidence{known: true}
+	}
 	a.mu.Lock()
-	v := view{now: now, self: a.self(now), peers: w.peers, register: w.register, evidence: w.evidence, before: a.members, limits: a.limits()}
+	v := view{now: now, self: a.self(now), peers: w.peers, register: w.register, evidence: heard, before: a.members, limits: a.limits()}
 	members := v.members()
 	changed := !maps.Equal(members, a.members)
 	a.members = members
@@ -158,6 +183,12 @@ func (w *membersLoop) compute(now time.Time) {
 	for _, m := range members {
 		if m.Live() && !m.Self {
 			a.liveOrigins[m.Origin] = true
+		}
+	}
+	a.failed = make(map[string]bool)
+	for name, p := range w.peers {
+		if p.standing == standingFailed {
+			a.failed[name] = true
 		}
 	}
 	a.sparse = len(a.liveOrigins)+1 > a.cfg.Mesh
@@ -203,8 +234,8 @@ func (w *membersLoop) follow(ctx context.Context, now time.Time) {
 	for name, f := range w.follows {
 		if !want[name] {
 			f.cancel()
+			f.link.want(false)
 			delete(w.follows, name)
-			a.link(name).want(false)
 		}
 	}
 	for name := range want {
@@ -212,9 +243,9 @@ func (w *membersLoop) follow(ctx context.Context, now time.Time) {
 			continue
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		w.follows[name] = &following{cancel: cancel}
 		l := a.link(name)
 		l.want(true)
+		w.follows[name] = &following{link: l, cancel: cancel}
 		w.wg.Go(func() {
 			defer cancel()
 			a.follow(ctx, w.run, l)

@@ -13,6 +13,7 @@ const (
 	seekEvery   = 250 * time.Millisecond
 	seekFirst   = 500 * time.Millisecond // wait after the first failure
 	seekLast    = 5 * time.Second        // and after many
+	seekSpread  = 10 * time.Millisecond  // for each member sought, so that not all call one at once
 	readyWithin = 4 * time.Second        // a node that reaches nobody is ready alone
 	seekAtOnce  = 4                      // members sought at once
 )
@@ -96,7 +97,10 @@ func (s *seeking) step(ctx context.Context, now time.Time) {
 	for at, name := range wanted {
 		k, ok := s.at[at]
 		if !ok {
-			k = &seeker{next: now}
+			k = &seeker{next: now.Add(rand.N(1 + time.Duration(len(wanted))*seekSpread))}
+			if !s.ready {
+				k.next = now
+			}
 			s.at[at] = k
 		}
 		k.name = name
@@ -163,13 +167,14 @@ func (a *Agent) sought() map[netip.AddrPort]string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, m := range a.members {
-		if m.State == StateDead && m.Addr.IsValid() || m.State == StateRestarting {
-			out[m.Addr] = m.Name
+		if (m.State == StateAlive || m.State == StateSuspect) && !a.failed[m.Name] {
+			delete(out, m.Addr)
 		}
 	}
 	for _, m := range a.members {
-		if m.State == StateAlive || m.State == StateSuspect {
-			delete(out, m.Addr)
+		// One that lives and that serf holds dead has to hear of it.
+		if m.Addr.IsValid() && (m.State == StateDead || m.State == StateRestarting || m.State == StateSuspect && a.failed[m.Name]) {
+			out[m.Addr] = m.Name
 		}
 	}
 	delete(out, a.advertise())

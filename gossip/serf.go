@@ -22,11 +22,13 @@ import (
 // 2018) is on: a member that is slow itself probes more slowly, and a suspicion
 // that nobody confirms lasts longer.
 const (
-	probeInterval  = 350 * time.Millisecond
-	probeTimeout   = 175 * time.Millisecond
+	probeInterval  = 300 * time.Millisecond
+	probeTimeout   = 150 * time.Millisecond
 	suspicionMult  = 3
-	suspicionMax   = 4
+	suspicionMax   = 8
 	gossipInterval = 100 * time.Millisecond
+	gossipNodes    = 4
+	retransmitMult = 5
 	pushPull       = 15 * time.Second
 	streamTimeout  = 5 * time.Second
 	dialTimeout    = 2 * time.Second
@@ -53,7 +55,7 @@ func (a *Agent) newSerf(r *running) error {
 	ml.Keyring = keyring
 	ml.ProbeInterval, ml.ProbeTimeout = probeInterval, probeTimeout
 	ml.SuspicionMult, ml.SuspicionMaxTimeoutMult = suspicionMult, suspicionMax
-	ml.GossipInterval = gossipInterval
+	ml.GossipInterval, ml.GossipNodes, ml.RetransmitMult = gossipInterval, gossipNodes, retransmitMult
 	ml.PushPullInterval = pushPull
 	ml.TCPTimeout = streamTimeout
 	ml.DeadNodeReclaimTime = reclaimAfter

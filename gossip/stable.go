@@ -58,17 +58,21 @@ func (a *Agent) keepStable(ctx context.Context) error {
 // In a large cluster only the leader finds out, asking those it does not tail,
 // a few at a time.
 func (a *Agent) floor(ctx context.Context) crdt.Vector {
-	leader, ok := a.Leader()
-	members := a.Members()
+	a.mu.Lock()
+	leads, sparse := a.leader == a.cfg.Name, a.sparse
+	a.mu.Unlock()
+	if sparse && !leads {
+		return nil
+	}
 	out := a.cfg.Store.Vector().Clone()
 	asked := 0
-	for _, m := range members {
+	for _, m := range a.Members() {
 		if m.Self || m.State == StateLeft {
 			continue
 		}
 		l := a.link(m.Name)
 		has := l.knows()
-		if ok && leader.Self && m.Live() && asked < askAtOnce && !l.streams() {
+		if leads && m.Live() && asked < askAtOnce && !l.streams() {
 			asked++
 			if v, err := a.ask(ctx, m); err == nil {
 				has = v
