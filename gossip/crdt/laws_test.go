@@ -436,7 +436,7 @@ func TestLaws(t *testing.T) {
 	names := slices.Sorted(maps.Keys(objects))
 	crd := objects["customresourcedefinition-shops.example.com"]
 	newer, older, loose := newKinds(t, crd), newKinds(t, olderCRD(crd)), newAnyKind()
-	for i := range histories(t, 160) {
+	for i := range histories(t, 124) {
 		rng := rand.New(rand.NewPCG(uint64(i), 1))
 		name := names[i%len(names)]
 		schemas := []Schema{newer, newer, older, newer}

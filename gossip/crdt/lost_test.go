@@ -41,7 +41,7 @@ func TestNothingIsLostSilently(t *testing.T) {
 	names := slices.Sorted(maps.Keys(objects))
 	types := newKinds(t, objects["customresourcedefinition-shops.example.com"])
 	kept, lost := 0, 0
-	for i := range histories(t, 300) {
+	for i := range histories(t, 200) {
 		rng := rand.New(rand.NewPCG(uint64(i), 3))
 		name := names[i%len(names)]
 		a, b := &peer{origin: 1, schema: types}, &peer{origin: 2, schema: types}
