@@ -1,6 +1,7 @@
 // Package sched does the leader's work: it runs upstream's controllers and
-// scheduler, keeps the endpoints of the Service default/kubernetes, and brings
-// the Nodes in line with the membership, for as long as this node leads.
+// scheduler, keeps the endpoints of the Service default/kubernetes, repairs the
+// addresses of Services, and brings the Nodes in line with the membership, for
+// as long as this node leads.
 //
 // Data flow: everything of one term reaches the API server through the term's
 // gate, a listener on a loopback address that only this term ever has. When

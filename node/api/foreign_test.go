@@ -27,6 +27,7 @@ const askWithin = patience
 func TestNodes(t *testing.T) {
 	nodes := startNodes(t)
 	t.Run("foreign resource versions", func(t *testing.T) { checkForeign(t, nodes) })
+	t.Run("ports", func(t *testing.T) { checkPorts(t, nodes) })
 	t.Run("retry watcher", func(t *testing.T) { checkRetryWatcher(t, nodes) })
 	t.Run("moving clients", func(t *testing.T) { checkMoving(t, nodes) })
 }

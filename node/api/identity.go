@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,8 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/pkg/apis/apps"
+
+	"github.com/mootkube/moot/node/pki"
 )
 
 // revisionAnnotation counts the rollouts of a Deployment. A ReplicaSet has it
@@ -29,7 +32,7 @@ const revisionAnnotation = "deployment.kubernetes.io/revision"
 // identities gives objects that several nodes may make at the same time, each
 // without knowing of the others, the same UID on all of them, so that they are
 // one object when the nodes meet: what a controller makes by a name that
-// follows from the owner, and what every API server makes by itself.
+// follows from the owner, and what API servers and leaders make by themselves.
 //
 // Such a UID is a hash of who makes the object (an owner's UID, or the
 // cluster), the object's key, the maker's count of what it makes under that
@@ -116,7 +119,7 @@ func (n *identities) maker(ctx context.Context, resource schema.GroupResource, o
 		if namespace, err := n.namespaces.Get(object.GetNamespace()); err == nil {
 			return "namespace " + string(namespace.UID)
 		}
-	case n.cluster != "" && byAPIServer(ctx):
+	case n.cluster != "" && forAll(ctx):
 		return "cluster " + n.cluster
 	}
 	return ""
@@ -129,11 +132,11 @@ func inEveryNamespace(resource schema.GroupResource, name string) bool {
 		resource == schema.GroupResource{Resource: "configmaps"} && name == "kube-root-ca.crt"
 }
 
-// byAPIServer reports whether the API server makes the object by itself; what
-// it makes, every other makes too.
-func byAPIServer(ctx context.Context) bool {
+// forAll reports whether an API server makes the object by itself, or a leader:
+// every other API server makes the same, and every other leader in a cut.
+func forAll(ctx context.Context) bool {
 	who, ok := request.UserFrom(ctx)
-	return ok && who.GetName() == user.APIServerUser
+	return ok && (who.GetName() == user.APIServerUser || slices.Contains(who.GetGroups(), pki.GroupLeader))
 }
 
 func (n *identities) uid(maker, key string) types.UID {

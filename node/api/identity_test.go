@@ -23,6 +23,8 @@ import (
 	"k8s.io/kubernetes/pkg/apis/apps"
 	"k8s.io/kubernetes/pkg/apis/batch"
 	"k8s.io/kubernetes/pkg/apis/core"
+
+	"github.com/mootkube/moot/node/pki"
 )
 
 // kept is a storage that keeps the last object.
@@ -41,6 +43,7 @@ type maker struct {
 	cluster, namespace string
 	past               map[string]string
 	by                 string
+	groups             []string
 }
 
 const random = types.UID("given by upstream")
@@ -73,7 +76,7 @@ func (m maker) create(t *testing.T, resource schema.GroupResource, key string, o
 		t.Fatal(err)
 	}
 	object.SetUID(random)
-	ctx := request.WithUser(t.Context(), &user.DefaultInfo{Name: m.by})
+	ctx := request.WithUser(t.Context(), &user.DefaultInfo{Name: m.by, Groups: m.groups})
 	if err := storage.Create(ctx, key, obj, nil, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +96,7 @@ func TestSharedUIDs(t *testing.T) {
 	}
 	self := maker{cluster: "c", namespace: "ns", by: "system:serviceaccount:kube-system:any"}
 	server := maker{cluster: "c", namespace: "ns", by: user.APIServerUser}
+	leader := maker{cluster: "c", namespace: "ns", by: "moot:leader", groups: []string{pki.GroupLeader}}
 	of := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name, Namespace: "a"} }
 	for _, c := range []struct {
 		by       maker
@@ -115,6 +119,8 @@ func TestSharedUIDs(t *testing.T) {
 		{server, "namespaces", func() runtime.Object { return &core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system"}} }, true},
 		{self, "namespaces", func() runtime.Object { return &core.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "x"}} }, false},
 		{server, "services", func() runtime.Object { return &core.Service{ObjectMeta: of("kubernetes")} }, true},
+		{leader, "endpoints", func() runtime.Object { return &core.Endpoints{ObjectMeta: of("kubernetes")} }, true},
+		{self, "endpoints", func() runtime.Object { return &core.Endpoints{ObjectMeta: of("kubernetes")} }, false},
 		{maker{namespace: "ns", by: user.APIServerUser}, "services", func() runtime.Object { return &core.Service{ObjectMeta: of("kubernetes")} }, false},
 	} {
 		resource := schema.ParseGroupResource(c.resource)

@@ -91,7 +91,7 @@ func TestMembers(t *testing.T) {
 	who := newCrowd(names...)
 	cfg := p.term(1, nil)
 	cfg.Node, cfg.Nodes, cfg.Changed, cfg.Report = "elsewhere", who.members, who.changed, who.tell
-	cfg.NodeGrace = 4 * time.Second // no kubelet renews: the leader does
+	cfg.NodeGrace = 12 * time.Second // no kubelet renews: the leader does
 	cfg.APIServers = func() []netip.AddrPort { return nil }
 	started := time.Now()
 	run(t, "term", func(ctx context.Context) error { return sched.Run(ctx, cfg) })

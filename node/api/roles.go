@@ -35,6 +35,11 @@ func grants() []grant {
 		{role: "moot:leader", group: pki.GroupLeader, rules: []rbacv1.PolicyRule{
 			rule("", []string{"get", "create", "update"}, "endpoints"),
 			rule("discovery.k8s.io", []string{"list", "create", "update", "delete"}, "endpointslices"),
+			// The addresses of Services.
+			rule("", []string{"list", "watch"}, "services"),
+			rule("networking.k8s.io", []string{"list", "watch"}, "servicecidrs"),
+			rule("networking.k8s.io", []string{"list", "watch", "create", "delete"}, "ipaddresses"),
+			rule("events.k8s.io", []string{"create", "patch", "update"}, "events"),
 			// What it does about nodes by what the membership says of them.
 			rule("", []string{"list", "watch", "patch", "delete"}, "nodes", "pods"),
 			rule("", []string{"patch"}, "nodes/status", "pods/status"),

@@ -176,6 +176,10 @@ func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, *schemas
 		cluster: s.cfg.Cluster, past: s.cfg.Past,
 		namespaces: config.KubeAPIs.ControlPlane.VersionedInformers.Core().V1().Namespaces().Lister(),
 	})
+	ports, err := newPorts(config)
+	if err != nil {
+		return nil, nil, err
+	}
 	generic := config.KubeAPIs.ControlPlane.Generic
 	generic.SkipOpenAPIInstallation = true // see schemas
 	useOwnTypes(&config.ApiExtensions.GenericConfig.Config, apiextensions.GetOpenAPIDefinitions)
@@ -199,6 +203,9 @@ func (s *Server) build(ctx context.Context) (*aggregator.APIAggregator, *schemas
 	}
 	server.GenericAPIServer.ShutdownTimeout = stopWithin
 	if err := server.GenericAPIServer.AddPostStartHook("moot-bootstrap-roles", ensureRoles); err != nil {
+		return nil, nil, err
+	}
+	if err := server.GenericAPIServer.AddPostStartHook(portsHook, ports.hook); err != nil {
 		return nil, nil, err
 	}
 	return server, schemas, nil

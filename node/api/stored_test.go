@@ -113,8 +113,12 @@ func checkSharedUIDs(t *testing.T, p *plane) {
 		case "RangeAllocation":
 			continue // has none
 		case "Namespace", "ReplicaSet", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "FlowSchema", "PriorityClass",
-			"PriorityLevelConfiguration", "ServiceCIDR", "IPAddress", "Service", "APIService":
+			"PriorityLevelConfiguration", "ServiceCIDR", "IPAddress", "APIService":
 			want = shared
+		case "Service", "Endpoints", "EndpointSlice":
+			if name := object.Metadata.Name; name == "kubernetes" || strings.HasPrefix(name, "kubernetes-ipv4-") {
+				want = shared
+			}
 		case "ConfigMap":
 			if object.Metadata.Name != "old" && !strings.HasPrefix(object.Metadata.Name, "cluster-info") {
 				want = shared

@@ -148,6 +148,9 @@ func TestTerms(t *testing.T) {
 			await(t, "requests of the term", func(context.Context) bool { return p.seen.Load() > from+int64(10*n) })
 		} else {
 			deploy(t, p, fmt.Sprintf("web-%d", n), done)
+			if n == 1 {
+				checkAddress(t, p)
+			}
 		}
 		end()
 		select {

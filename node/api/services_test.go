@@ -1,0 +1,65 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/mootkube/moot/gossip/store"
+)
+
+// checkPorts holds a node not to give out a port that a Service of another node
+// has, and to give it out once that is gone.
+func checkPorts(t *testing.T, nodes []*node) {
+	bitmap := func(n *node) []byte {
+		got, err := n.store.Range(t.Context(), store.RangeRequest{Key: []byte("/registry/ranges/servicenodeports")})
+		check(t, err)
+		if len(got.KVs) != 1 {
+			t.Fatalf("node %d has %d bitmaps", n.Number, len(got.KVs))
+		}
+		return got.KVs[0].Value
+	}
+	service := func(name string) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeNodePort, Ports: []corev1.ServicePort{{Port: 80, NodePort: 30123}},
+		}}
+	}
+	here, there := nodes[0].client.CoreV1().Services("default"), nodes[1].client.CoreV1().Services("default")
+	before := bitmap(nodes[1])
+	_, err := here.Create(t.Context(), service("here"), metav1.CreateOptions{})
+	check(t, err)
+	await(t, "the port to be marked", func(context.Context) bool { return !bytes.Equal(before, bitmap(nodes[1])) })
+	if _, err := there.Create(t.Context(), service("there"), metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
+		t.Errorf("create with the port of another node's Service: %v", err)
+	}
+	check(t, here.Delete(t.Context(), "here", metav1.DeleteOptions{}))
+	await(t, "the port to be free", func(ctx context.Context) bool {
+		_, err := there.Create(ctx, service("there"), metav1.CreateOptions{})
+		return err == nil
+	})
+}
+
+// checkAddress takes the address object of a Service away; the leader makes it
+// again when it next looks at the Service.
+func checkAddress(t *testing.T, p *plane) {
+	t.Helper()
+	service, err := p.client.CoreV1().Services("default").Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "addressed"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}},
+	}, metav1.CreateOptions{})
+	check(t, err)
+	addresses := p.client.NetworkingV1().IPAddresses()
+	held, err := addresses.Get(t.Context(), service.Spec.ClusterIP, metav1.GetOptions{})
+	check(t, err)
+	check(t, addresses.Delete(t.Context(), held.Name, metav1.DeleteOptions{}))
+	service.Annotations = map[string]string{"look": "again"}
+	_, err = p.client.CoreV1().Services("default").Update(t.Context(), service, metav1.UpdateOptions{})
+	check(t, err)
+	await(t, "the address to be repaired", func(ctx context.Context) bool {
+		again, err := addresses.Get(ctx, held.Name, metav1.GetOptions{})
+		return err == nil && again.UID != held.UID
+	})
+}
