@@ -14,6 +14,7 @@ type couple struct {
 	t        *testing.T
 	a, b     *Store
 	tail     *Tail
+	fs       *watchedFS // of the second
 	stopA    func()
 	stopB    func()
 	restartB func()
@@ -29,7 +30,8 @@ func newCouple(t *testing.T) *couple {
 		return startBubble(t, cfg)
 	}
 	c := &couple{t: t}
-	fs := vfs.NewMem()
+	fs := &watchedFS{FS: vfs.NewMem()}
+	c.fs = fs
 	c.a, c.stopA = open(vfs.NewMem())
 	c.b, c.stopB = open(fs)
 	c.restartB = func() {
@@ -124,6 +126,34 @@ func TestLeaseEndsWhereItBegan(t *testing.T) {
 		pass(time.Minute)
 		if n := c.b.Vector()[own]; n != 0 {
 			t.Errorf("it deleted again, as change %d", n)
+		}
+		c.stopA()
+		c.stopB()
+	})
+}
+
+// TestIdlePeersWriteNothing: renewals go from node to node and touch no disk.
+func TestIdlePeersWriteNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCouple(t)
+		put(t, c.a, "/registry/x/a", "busy")
+		c.exchange()
+		pass(time.Minute)
+		bytes := c.fs.bytes.Load()
+		for range 120 {
+			put(t, c.a, "/registry/leases/kube-system/kube-scheduler", "renewed")
+			put(t, c.a, "/registry/events/e", "again")
+			del(t, c.a, "/registry/events/e")
+			c.exchange()
+			c.b.SetStable(c.a.Vector())
+			pass(10 * time.Second)
+		}
+		if got := get(t, c.b, "/registry/leases/kube-system/kube-scheduler", 0); got != "renewed" {
+			t.Errorf("the lease is %s", got)
+		}
+		// One reservation an hour.
+		if n := c.fs.bytes.Load() - bytes; n > 500 {
+			t.Errorf("%d bytes written in twenty idle minutes", n)
 		}
 		c.stopA()
 		c.stopB()
