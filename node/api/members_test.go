@@ -95,6 +95,12 @@ func TestMembers(t *testing.T) {
 	cfg.APIServers = func() []netip.AddrPort { return nil }
 	started := time.Now()
 	run(t, "term", func(ctx context.Context) error { return sched.Run(ctx, cfg) })
+	for _, name := range names { // else the pods go to those that are ready first
+		await(t, name+" to take pods", func(ctx context.Context) bool {
+			node, err := p.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+			return err == nil && len(node.Spec.Taints) == 0
+		})
+	}
 	serve(t, p, "web", 6)
 	t.Logf("pods are bound %s after the start of the term", time.Since(started).Round(time.Millisecond))
 	first := podsByName(t, p, "web")
