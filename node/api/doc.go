@@ -16,6 +16,12 @@
 // All is stored as JSON that names its kind, custom resource definitions in
 // their version v1, so that changes can be merged field by field.
 //
+// What makes many such servers one cluster's: the guard (guard.go, place.go)
+// answers for resource versions that another node gave out; shared UIDs
+// (identity.go) make one object of what several nodes make; the filter in the
+// servers' own client (leader.go) leaves to the leader what one node does for
+// all; the ports (ports.go) follow the Services of all nodes.
+//
 // It refuses arguments that the daemon owns, encryption of stored values and
 // their encoding as CBOR: ciphertext and unknown encodings cannot be merged.
 package api
