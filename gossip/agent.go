@@ -46,7 +46,7 @@ type Agent struct {
 	claims    claims
 	replica   life
 	bulk      chan struct{} // held by the one stream that catches up on much
-	serving   atomic.Bool   // the replica is being served from
+	phase     atomic.Int32  // phaseEntering and on
 	end       chan error    // why Run ends, if not for its context
 	announce  sync.Mutex    // held while the card is changed and broadcast
 
@@ -224,10 +224,17 @@ func (a *Agent) self(now time.Time) Member {
 // is over, whether or not it succeeded: a node that boots alone is ready alone.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
-// Serving tells that the replica is being served from. Before, an agent whose
-// replica the cluster has left behind wipes it in place, and Bootstrap fills it
-// again; after, Run ends with [ErrForgotten].
-func (a *Agent) Serving() { a.serving.Store(true) }
+// What an agent may do to its replica when the cluster has left it behind.
+const (
+	phaseEntering  = iota // nothing: that is not decided yet
+	phaseBootstrap        // wipe it in place
+	phaseServing          // end Run
+)
+
+// Serving tells that the replica is being served from. From then on an agent
+// whose replica the cluster has left behind ends Run with [ErrForgotten]; it
+// wipes the replica in place only between Bootstrap and Serving.
+func (a *Agent) Serving() { a.phase.Store(phaseServing) }
 
 // Members returns every known member, this node included, the dead ones too,
 // in order of name.

@@ -100,10 +100,12 @@ func (a *Agent) await(ctx context.Context, goal crdt.Vector) error {
 	return nil
 }
 
-// Bootstrap waits until the replica has all that one live peer had. It is for
-// a new or wiped replica, before anything is served from it. A node that knows
+// Bootstrap waits until the replica has all that one live peer had. It is for a
+// new replica, or one that Run gave up with [ErrForgotten], before anything is
+// served from it: when the cluster has left it behind, it is wiped first. A node that knows
 // of no other member returns at once.
 func (a *Agent) Bootstrap(ctx context.Context) error {
+	a.phase.CompareAndSwap(phaseEntering, phaseBootstrap)
 	changed, cancel := a.Subscribe()
 	defer cancel()
 	select {
@@ -190,7 +192,7 @@ func (s side) givesWay(other side) bool {
 // side returns this node's: itself and those it tails.
 func (a *Agent) side() side {
 	s := side{First: a.cfg.Name}
-	if !a.serving.Load() {
+	if a.phase.Load() != phaseServing {
 		return s
 	}
 	s.Members = 1
@@ -215,7 +217,10 @@ func (a *Agent) leftBehind(ctx context.Context, r *running, l *link, theirs side
 		a.log.Debug("a peer was away for too long and is to be wiped", "peer", l.name)
 		return
 	}
-	if a.serving.Load() {
+	switch a.phase.Load() {
+	case phaseEntering:
+		return // it is tried again
+	case phaseServing:
 		a.log.Error("this replica was away for too long: it must be wiped and bootstrapped", "peer", l.name)
 		a.stop(fmt.Errorf("%w: says %s", ErrForgotten, l.name))
 		return
