@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
-// Blink pauses a node for a moment, and ends daemons and starts them again, by
-// SIGTERM and by SIGKILL: no pod may move, be remade or start again. What is
-// given as during runs while the daemon of the stopped node is down.
+// Blink pauses a node for a moment, and has a daemon end and start again: no
+// pod may move, be remade or start again. What is given as during runs while the
+// daemon of the stopped node is down.
 func (b *Bed) Blink(ctx context.Context, pause, watchFor time.Duration, during func(ctx context.Context, stopped string) error) error {
 	s, err := b.space(ctx, "blink", b.Nodes[0])
 	if err != nil {
@@ -27,8 +29,11 @@ func (b *Bed) Blink(ctx context.Context, pause, watchFor time.Duration, during f
 	}
 	same := func(ctx context.Context) error {
 		for _, node := range b.Nodes {
-			now, err := s.pods(ctx, node, "web")
-			if err != nil {
+			var now []corev1.Pod
+			if err := s.eventually(ctx, "the pods on "+node, func(ctx context.Context) (err error) {
+				now, err = s.pods(ctx, node, "web")
+				return err
+			}); err != nil {
 				return err
 			}
 			if !maps.Equal(uids(now), uids(before)) {
@@ -37,8 +42,7 @@ func (b *Bed) Blink(ctx context.Context, pause, watchFor time.Duration, during f
 		}
 		return nil
 	}
-	stopped, killed := b.Nodes[len(b.Nodes)-1], b.Nodes[0]
-	paused := b.Nodes[1%len(b.Nodes)]
+	stopped, paused := b.Nodes[len(b.Nodes)-1], b.Nodes[1%len(b.Nodes)]
 	steps := []struct {
 		what string
 		do   func() error
@@ -63,12 +67,6 @@ func (b *Bed) Blink(ctx context.Context, pause, watchFor time.Duration, during f
 				}
 			}
 			return b.Start(ctx, stopped)
-		}},
-		{"SIGKILL and start of " + killed, func() error {
-			if err := b.Kill(ctx, killed); err != nil {
-				return err
-			}
-			return b.Start(ctx, killed)
 		}},
 	}
 	for _, step := range steps {

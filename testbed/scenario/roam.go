@@ -192,8 +192,11 @@ func (s *space) roamWriter(stop, ctx context.Context, node string, rnd *rand.Ran
 			patch, _ := json.Marshal(map[string]any{"data": map[string]string{"n": strconv.Itoa(n)}})
 			_, err = maps.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
 		}
-		if err != nil {
-			return fmt.Errorf("write %s on %s: %w", name, node, err)
+		if err != nil && ctx.Err() == nil {
+			// It may have been carried out regardless.
+			if there[name], err = s.there(ctx, node, name); err != nil {
+				return fmt.Errorf("write %s on %s: %w", name, node, err)
+			}
 		}
 		writes.Add(1)
 		select {
@@ -204,6 +207,16 @@ func (s *space) roamWriter(stop, ctx context.Context, node string, rnd *rand.Ran
 			return nil
 		}
 	}
+}
+
+// there tells whether an object is there.
+func (s *space) there(ctx context.Context, node, name string) (there bool, err error) {
+	err = s.eventually(ctx, "a look at "+name+" on "+node, func(ctx context.Context) error {
+		data, err := s.data(ctx, node, name)
+		there = data != nil
+		return err
+	})
+	return there, err
 }
 
 // roamMoves moves the door, and with each move tries an update of what was
