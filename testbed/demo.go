@@ -31,7 +31,7 @@ func (c *Cluster) Demo(ctx context.Context, out io.Writer) error {
 	if err := c.LoadImage(ctx, file); err != nil {
 		return err
 	}
-	node, err := c.firstOn()
+	node, others, err := c.firstOn()
 	if err != nil {
 		return err
 	}
@@ -66,10 +66,24 @@ Try:
   %[3]s exec %[4]s -- curl -s http://%[5]s/
   %[3]s exec %[4]s -- curl -s 'http://%[5]s/exit?s=1'   # it comes back
   %[3]s kill %[4]s; %[3]s start %[4]s   # the same containers run on
-  %[3]s status
+%[6]s  %[3]s status
   %[3]s down
-`, indent(pods), answer, self, node, ip)
+`, indent(pods), answer, self, node, ip, tryMany(self, node, others))
 	return err
+}
+
+// tryMany is what else there is to try with several nodes.
+func tryMany(self, node string, others []string) string {
+	if len(others) == 0 {
+		return ""
+	}
+	last := others[len(others)-1]
+	return fmt.Sprintf(`  %[1]s exec %[3]s -- moot status   # any node knows, serves and takes changes
+  %[1]s crash %[2]s; %[1]s exec %[3]s -- kubectl get pods -o wide -w   # its pods move
+  %[1]s start %[2]s
+  %[1]s cut %[2]s %[4]s; %[1]s heal   # both sides go on, and merge
+  %[1]s exec %[3]s -- moot conflicts
+`, self, node, last, strings.Join(others, ","))
 }
 
 // command is how to call testbed for this cluster.
@@ -87,17 +101,21 @@ func (c *Cluster) command() string {
 
 func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }
 
-func (c *Cluster) firstOn() (string, error) {
+// firstOn is a node that is on, and the others that are.
+func (c *Cluster) firstOn() (first string, others []string, err error) {
 	s, err := c.load()
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	for _, n := range s.Nodes {
 		if n.Init.alive() && !n.Paused {
-			return n.Name, nil
+			others = append(others, n.Name)
 		}
 	}
-	return "", errors.New("no node is on")
+	if len(others) == 0 {
+		return "", nil, errors.New("no node is on")
+	}
+	return others[0], others[1:], nil
 }
 
 // kubectl runs kubectl on a node and returns what it prints.

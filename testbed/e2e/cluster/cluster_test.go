@@ -60,6 +60,7 @@ func all(ctx context.Context, t *testing.T, b *scenario.Bed) error {
 		{"a stranger at the port", func() error { return b.Stranger(ctx, "n2", 6*time.Second, false) }},
 		{"a cut heals", func() error { return b.Split(ctx, []string{"n1", "n2"}, []string{"n3"}, 0) }},
 		{"a dead node's pods run elsewhere", func() error { return b.DeadNode(ctx, 1) }},
+		{"kills and crashes under writes lose nothing", func() error { return b.Chaos(ctx, 20*time.Second, 10, 7) }},
 		{"all crash but one", func() error { return b.Outage(ctx, []string{"", ""}) }},
 		{"offline boot", func() error { return b.Offline(ctx, "n2", true) }},
 	} {
