@@ -15,13 +15,15 @@ import (
 // checkPorts holds a node not to give out a port that a Service of another node
 // has, and to give it out once that is gone.
 func checkPorts(t *testing.T, nodes []*node) {
-	bitmap := func(n *node) []byte {
-		got, err := n.store.Range(t.Context(), store.RangeRequest{Key: []byte("/registry/ranges/servicenodeports")})
-		check(t, err)
-		if len(got.KVs) != 1 {
-			t.Fatalf("node %d has %d bitmaps", n.Number, len(got.KVs))
-		}
-		return got.KVs[0].Value
+	bitmap := func(n *node) (value []byte) {
+		await(t, "bitmap of ports", func(ctx context.Context) bool {
+			got, err := n.store.Range(ctx, store.RangeRequest{Key: []byte("/registry/ranges/servicenodeports")})
+			if err == nil && len(got.KVs) == 1 {
+				value = got.KVs[0].Value
+			}
+			return value != nil
+		})
+		return value
 	}
 	service := func(name string) *corev1.Service {
 		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{
