@@ -24,10 +24,11 @@ LDFLAGS = -s -w -X $(VERSION_PKG).gitVersion=$(KUBE_VERSION)+moot-$(MOOT_VERSION
 PURE := ./ebpf/... ./gossip ./gossip/crdt/... ./gossip/store/... ./gossip/etcd ./gossip/etcd/difftest/... ./node/join/... ./node/backup/... ./node/pki/...
 FUZZTIME ?= 20s
 NODES ?= 3
+SIM ?= 3,5,10,50
 
 ACCEPT := $(addprefix accept-,up watch keep roam outage cut chaos failover blink offline stranger)
 
-.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench conformance vm up down demo \
+.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench sim conformance vm up down demo \
 	accept $(ACCEPT) bin/accept
 
 help: ## print this
@@ -84,6 +85,9 @@ fuzz: ## each fuzz target for FUZZTIME
 
 bench: deps build ## the rows of docs/BENCHMARKS.md (root)
 	@docs/bench
+
+sim: ## clusters of SIM nodes on a simulated network, real serf and replication: times, traffic, memory
+	MOOT_SIM=$(SIM) $(GO) test -count=1 -timeout 3h -v -run 'TestScale$$' ./gossip/simulate
 
 conformance: build ## upstream's conformance suite, unmodified, on one node (root, an hour)
 	testbed/conformance/run
