@@ -25,7 +25,7 @@ func TestRandomFaults(t *testing.T) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			inBubble(t, 5, func(t *testing.T, c *simulate.Cluster) {
 				f := &faults{t: t, c: c, rng: rand.New(rand.NewPCG(seed, 7)), acked: map[string]bool{}} //nolint:gosec // chances are to be repeatable
-				c.Net.Loss = 0.02
+				c.Net.Lose(0.02)
 				start(t, c)
 				register(t, c.Nodes[0], c.Nodes...)
 				await(t, 10*time.Second, "replicas are equal", func() bool { return equal(c.Nodes) })
@@ -89,7 +89,7 @@ func (f *faults) must(err error) {
 func (f *faults) heal() {
 	t, c := f.t, f.c
 	c.Net.Heal()
-	c.Net.Loss = 0
+	c.Net.Lose(0)
 	for _, n := range c.Nodes {
 		if n.Agent == nil {
 			n.Light()

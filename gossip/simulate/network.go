@@ -26,12 +26,11 @@ import (
 // Network is a network in memory. It implements [gossip.Network].
 type Network struct {
 	// Latency is the time a byte takes one way, Jitter what comes on top at
-	// random, Loss the share of datagrams that get lost. They are set before
-	// the network is used.
+	// random. They are set before the network is used.
 	Latency, Jitter time.Duration
-	Loss            float64
 
 	mu    sync.Mutex
+	loss  float64 // see Lose
 	rand  *rand.Rand
 	ports map[netip.AddrPort]*port
 	conns map[*conn]struct{}
@@ -228,6 +227,13 @@ func (p *port) ReadPacket(b []byte) (int, netip.AddrPort, error) {
 	}
 }
 
+// Lose sets the share of datagrams that get lost from now on.
+func (n *Network) Lose(share float64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.loss = share
+}
+
 func (p *port) WritePacket(b []byte, to netip.AddrPort) error {
 	n := p.net
 	p.packetBytes.Add(uint64(len(b)))
@@ -235,7 +241,7 @@ func (p *port) WritePacket(b []byte, to netip.AddrPort) error {
 		return nil
 	}
 	n.mu.Lock()
-	lost := n.Loss > 0 && n.rand.Float64() < n.Loss
+	lost := n.loss > 0 && n.rand.Float64() < n.loss
 	delay := n.delayLocked()
 	far, ok := n.ports[to]
 	n.mu.Unlock()

@@ -197,8 +197,8 @@ func spread(t *testing.T, c *simulate.Cluster, rng *rand.Rand, rounds int) (arri
 // up to 0.7 s, and counts how often a member is held dead that is not.
 func trouble(t *testing.T, c *simulate.Cluster, rng *rand.Rand, rounds int) int {
 	t.Helper()
-	c.Net.Loss = 0.01
-	defer func() { c.Net.Loss = 0 }()
+	c.Net.Lose(0.01)
+	defer c.Net.Lose(0)
 	wrong := 0
 	held := map[string]bool{}
 	began := time.Now()
