@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* What the programs and the daemon share. The daemon's side of each layout is
+ * in ebpf/maps.go; a test compares the two by BTF. All addresses are 16 bytes
+ * in network order, IPv4 as ::ffff:a.b.c.d; ports are in network order. */
+#ifndef MOOT_MAPS_H
+#define MOOT_MAPS_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+
+struct addr {
+	__be32 word[4];
+};
+
+/* Where a connection comes from decides who serves it: a socket on this node
+ * (internalTrafficPolicy), or a packet from elsewhere (externalTrafficPolicy). */
+enum side {
+	SIDE_INSIDE = 0,
+	SIDE_OUTSIDE = 1,
+};
+
+/* A frontend. The unspecified address stands for every address of this node. */
+struct frontend_key {
+	struct addr addr;
+	__be16 port;
+	__u8 proto; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 side;
+};
+
+enum service_flags {
+	SERVICE_DROP = 1 << 0,    /* with no slots: say nothing, do not refuse */
+	SERVICE_SOURCES = 1 << 1, /* only clients in the map sources are let in */
+};
+
+struct service {
+	__u32 id;         /* stays while the frontend exists: key of affinity, members, sources */
+	__u32 set;        /* first half of the slots' keys; a change of backends takes a new one */
+	__u32 slots;      /* how many; 0: there is no backend */
+	__u32 affinity_s; /* seconds a client stays with its backend; 0: none */
+	__u32 flags;
+};
+
+/* For SIDE_INSIDE one slot a backend, taken at random; for SIDE_OUTSIDE a
+ * Maglev table, taken by the hash of the client, the same on every node. */
+struct slot_key {
+	__u32 set;
+	__u32 index;
+};
+
+enum backend_flags {
+	BACKEND_LOCAL = 1 << 0, /* runs on this node */
+};
+
+struct backend {
+	struct addr addr;
+	__be16 port;
+	__u16 flags;
+};
+
+/* Which backends a frontend has, for affinity to check that one still serves. */
+struct member_key {
+	__u32 id;
+	struct addr addr;
+	__be16 port;
+	__u16 pad;
+};
+
+/* A client of a frontend with affinity: its address, or for a socket the cookie
+ * of its network namespace in the last two words, the first two being zero. */
+struct affinity_key {
+	struct addr client;
+	__u32 id;
+	__u32 pad;
+};
+
+struct affinity {
+	struct addr addr;
+	__be16 port;
+	__u16 pad[3];
+	__u64 seen_ns; /* CLOCK_MONOTONIC of the last new connection */
+};
+
+/* The way back for a socket: what it asked for, by what it got. */
+struct origin_key {
+	__u64 cookie; /* of the socket */
+	struct addr addr;
+	__be16 port;
+	__u8 proto;
+	__u8 pad[5];
+};
+
+struct origin {
+	struct addr addr;
+	__be16 port;
+	__u16 pad;
+};
+
+/* A range of clients that a frontend lets in. */
+struct source_key {
+	__u32 prefixlen; /* bits of id and addr together: 32 and up */
+	__u32 id;
+	struct addr addr;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct frontend_key);
+	__type(value, struct service);
+} moot_services SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4194304);
+	__type(key, struct slot_key);
+	__type(value, struct backend);
+} moot_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct member_key);
+	__type(value, __u8);
+} moot_members SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+} moot_affinity SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, struct origin_key);
+	__type(value, struct origin);
+} moot_origins SEC(".maps");
+
+/* This node's own addresses, on which NodePorts answer. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct addr);
+	__type(value, __u8);
+} moot_addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct source_key);
+	__type(value, __u8);
+} moot_sources SEC(".maps");
+
+#endif
