@@ -89,7 +89,7 @@ bench: deps build ## the rows of docs/BENCHMARKS.md (root)
 sim: ## clusters of SIM nodes on a simulated network, real serf and replication: times, traffic, memory
 	MOOT_SIM=$(SIM) $(GO) test -count=1 -timeout 3h -v -run 'TestScale$$' ./gossip/simulate
 
-conformance: build ## upstream's conformance suite, unmodified, on one node (root, an hour)
+conformance: build ## upstream's conformance suite, unmodified, on three nodes (root, an hour)
 	testbed/conformance/run
 
 vm: build ## boot a stock Debian 12 under software emulation and try a node in it (root, 20 minutes)
