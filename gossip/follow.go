@@ -79,7 +79,7 @@ func (a *Agent) followOnce(ctx context.Context, r *running, l *link) error {
 	l.learn(greeting.Vector)
 	a.stability.learn(greeting.Stable)
 	l.up()
-	f := &follower{agent: a, link: l, conn: conn, in: in, queue: newPartQueue(2 * windowBytes), acking: newSignal(), writing: newTurnstile(), life: a.replica.now()}
+	f := &follower{agent: a, link: l, conn: conn, in: in, queue: newPartQueue(windowBytes), acking: newSignal(), writing: newTurnstile(), life: a.replica.now()}
 	return f.run(ctx, greeting)
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	windowBytes     = 4 << 20 // sent and not acknowledged
+	windowBytes     = 8 << 20 // sent and not acknowledged
 	partBytes       = 512 << 10
 	maxControl      = 24 << 20 // a message that carries no records
 	sendTimeout     = 15 * time.Second

@@ -260,16 +260,23 @@ func (m *records) encode() (messageType, []byte) {
 	if m.Last {
 		flags = 1
 	}
-	b := binary.AppendUvarint(nil, flags)
+	size := 64 + 18*len(m.Vector)
+	for _, r := range m.Records {
+		if r != nil {
+			size += recordBytes(r) + 64
+		}
+	}
+	b := binary.AppendUvarint(make([]byte, 0, size), flags)
 	b = binary.AppendVarint(b, m.Revision)
 	b = appendVector(b, m.Vector)
 	b = binary.AppendUvarint(b, uint64(len(m.Records)))
+	var one []byte
 	for _, r := range m.Records {
-		if r == nil {
-			b = binary.AppendUvarint(b, 0)
-			continue
+		one = one[:0]
+		if r != nil {
+			one = crdt.AppendRecord(one, r)
 		}
-		b = appendBytes(b, crdt.AppendRecord(nil, r))
+		b = appendBytes(b, one)
 	}
 	if len(m.Large) == 0 {
 		return msgRecords, b

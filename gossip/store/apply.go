@@ -58,6 +58,7 @@ func (c *committer) applyAll(b *batch, records []*crdt.Record, upTo crdt.Vector)
 	if err := c.checkApply(records, upTo); err != nil {
 		return err
 	}
+	c.beginBulk(b, records)
 	var lost []crdt.Conflict
 	for _, r := range records {
 		conflicts, err := c.applyOne(b, r)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ type batch struct {
 	changes []*change
 	bytes   int
 	disk    *pebble.Batch // nil while nothing goes to disk
+	bulk    *bulk         // the changes that do not go through it, nil for none
 	logged  bool          // changes go to disk
 	upTo    int64         // the newest of those
 	reset   bool          // the past is gone: watchers end
@@ -88,6 +90,10 @@ type committer struct {
 	unsaved  map[crdt.Origin]struct{} // whose claims have grown in the present batch
 	owed     *owed                    // claims that wait for what was wiped
 
+	bulks    int      // tables made
+	inFlight *bulk    // the last of them, until it is in the log
+	noted    bulkNote // the one that the last run did not finish
+
 	space   func() error // the disk has room, asked once per batch
 	events  eviction
 	graves  graves
@@ -110,6 +116,7 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 		clock:    ld.clock,
 		reserved: reserved,
 		tally:    ld.tally,
+		noted:    ld.bulk,
 		events:   eviction{limit: s.cfg.EventBytes},
 		settled:  true,
 	}
@@ -120,7 +127,10 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 func (c *committer) begin(garbage []version) error {
 	now := c.store.cfg.Now()
 	c.reserved = c.reserved.raise(c.rev, c.seq, now, c.store.cfg.RevisionReserve)
-	if err := c.store.db.Set(ceilingKey, encodeCeiling(c.reserved), pebble.Sync); err != nil {
+	b := c.store.db.NewBatch()
+	c.must(b.Set(ceilingKey, encodeCeiling(c.reserved), nil))
+	c.clearBulk(b)
+	if err := errors.Join(b.Commit(pebble.Sync), b.Close()); err != nil {
 		return fmt.Errorf("reserve revisions: %w", err)
 	}
 	c.collect(garbage)
@@ -328,7 +338,11 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 		c.tally.rev = int64(r.Mod)
 		c.tally.records++
 		b.logged = true
-		c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))
+		if b.bulk != nil {
+			b.bulk.add(int64(r.Mod), c.scratch)
+		} else {
+			c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))
+		}
 		c.store.recent.add(r)
 	}
 	v := newVersion(r, cls, born)
@@ -362,14 +376,21 @@ func (c *committer) seal(b *batch) error {
 		c.must(c.disk(b).Set(ceilingKey, encodeCeiling(c.reserved), nil))
 	}
 	c.saveClaims(b)
+	c.dropEmptyBulk(b)
 	c.bound()
 	b.view = c.freeze()
-	if b.disk == nil {
+	if b.disk == nil && !b.logged {
 		return nil
 	}
 	if b.logged {
 		b.upTo = c.tally.rev
-		c.must(b.disk.Set(tallyKey, encodeTally(c.tally), nil))
+		c.must(c.disk(b).Set(tallyKey, encodeTally(c.tally), nil))
+	}
+	if err := c.awaitBulk(); err != nil {
+		return err
+	}
+	if b.bulk != nil {
+		return c.finishBulk(b)
 	}
 	if err := c.store.db.ApplyNoSyncWait(b.disk, pebble.Sync); err != nil {
 		return fmt.Errorf("write log: %w", err)
@@ -384,7 +405,7 @@ func (s *Store) publish(batches <-chan *batch) error {
 	var failed error
 	for b := range batches {
 		if failed == nil && b.disk != nil {
-			if err := b.disk.SyncWait(); err != nil {
+			if err := s.awaitDisk(b); err != nil {
 				failed = fmt.Errorf("sync log: %s", oneLine(err.Error()))
 				s.fail(failed)
 			} else {
@@ -407,6 +428,16 @@ func (s *Store) publish(batches <-chan *batch) error {
 		s.settle(b)
 	}
 	return failed
+}
+
+// awaitDisk waits until the batch is on disk.
+func (s *Store) awaitDisk(b *batch) error {
+	if b.bulk != nil {
+		if err := b.bulk.wait(s); err != nil {
+			return err
+		}
+	}
+	return b.disk.SyncWait()
 }
 
 // remember notes in the mark how far the log has come.

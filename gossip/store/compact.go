@@ -141,6 +141,9 @@ func (c *committer) sweepSome(revs []int64) (err error) {
 	for _, rev := range revs {
 		c.must(b.Delete(numberKey(logPrefix, rev), nil))
 	}
+	if err := c.awaitBulk(); err != nil {
+		return err
+	}
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return fmt.Errorf("remove compacted revisions: %w", err)
 	}

@@ -43,11 +43,13 @@
 // The log is a Pebble database keyed by revision. Keys of the memory class
 // (see class.go) are never written to it. Ceilings for revisions and sequences
 // are reserved ahead of use, so that none is issued twice whatever the clock or
-// a crash does. An idle store writes nothing.
+// a crash does. An idle store writes nothing. What a peer sends in bulk goes in
+// as sorted tables, past the journal: see bulk.go.
 //
 // # Goroutines
 //
-// [Store.Run] owns the committer, the publisher and the lease expiry. Each
+// [Store.Run] owns the committer, the publisher and the lease expiry; while a
+// table of a batch is taken in, a goroutine that the publisher waits for. Each
 // [Watcher] owns one goroutine, gone after Close. Pebble owns its own between
 // [Open] and [Store.Close].
 //

@@ -91,7 +91,7 @@ func (m *endMark) write(rev int64) error {
 }
 
 // checkWhole compares what was read from the log with what must be there.
-func checkWhole(cfg Config, db *pebble.DB, records, marked int64) (tally, error) {
+func (l *loader) checkWhole(cfg Config, db *pebble.DB, marked int64) (tally, error) {
 	b, err := getBytes(db, tallyKey)
 	if err != nil {
 		return tally{}, err
@@ -102,8 +102,11 @@ func checkWhole(cfg Config, db *pebble.DB, records, marked int64) (tally, error)
 			return tally{}, err
 		}
 	}
-	if want.records != records {
-		return tally{}, fmt.Errorf("it holds %d changes and should hold %d", records, want.records)
+	if want, err = l.settleBulk(want); err != nil {
+		return tally{}, err
+	}
+	if want.records != l.records {
+		return tally{}, fmt.Errorf("it holds %d changes and should hold %d", l.records, want.records)
 	}
 	if want.rev < marked {
 		return tally{}, fmt.Errorf("it ends at revision %d but reached %d, so acknowledged changes are missing (removing %s accepts the loss)",

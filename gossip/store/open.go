@@ -104,7 +104,11 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 	cfg.FS = keeper
 	s.cache = pebble.NewCache(cfg.CacheBytes)
 	log := &pebbleLog{log: cfg.Log, fail: s.fail}
-	if err := s.openLog(logDir, logOptions(cfg, s.cache, log)); err != nil {
+	s.fs, s.options = cfg.FS, logOptions(cfg, s.cache, log)
+	if err := removeBulks(cfg); err != nil {
+		s.cfg.Log.Warn("table stays", "err", err)
+	}
+	if err := s.openLog(logDir, s.options); err != nil {
 		s.cache.Unref()
 		return nil, damaged(logDir, err)
 	}
@@ -190,6 +194,9 @@ func (s *Store) load(origin crdt.Origin) error {
 			return err
 		}
 	}
+	if err := ld.readBulk(s.db); err != nil {
+		return err
+	}
 	garbage, err := ld.readLog(s.db)
 	if err != nil {
 		return err
@@ -198,7 +205,7 @@ func (s *Store) load(origin crdt.Origin) error {
 	if s.mark, marked, err = openMark(s.cfg); err != nil {
 		return err
 	}
-	if ld.tally, err = checkWhole(s.cfg, s.db, ld.records, marked); err != nil {
+	if ld.tally, err = ld.checkWhole(s.cfg, s.db, marked); err != nil {
 		return err
 	}
 	reserved.rev, reserved.seq = max(reserved.rev, ld.rev), max(reserved.seq, ld.seq)
@@ -247,6 +254,9 @@ type loader struct {
 
 	records int64 // read from the log
 	tally   tally // what the log says it holds
+
+	bulk        bulkNote // a table that was being taken in
+	bulkRecords int64    // of it that were read
 }
 
 // readLog adds every record of the log to the index. It returns the versions
@@ -282,6 +292,9 @@ func (l *loader) addRecord(iter *pebble.Iterator) error {
 		return fmt.Errorf("record of revision %d is at key %x", rec.Mod, iter.Key())
 	}
 	l.records++
+	if l.bulk.isBulk(int64(rec.Mod)) {
+		l.bulkRecords++
+	}
 	v := newVersion(rec, classOf(rec.Key).onDisk(), rec.Born())
 	if v.deleted {
 		alive, _ := l.head.get(rec.Key)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mootkube/moot/gossip/crdt"
@@ -20,10 +21,13 @@ import (
 type Store struct {
 	cfg   Config
 	db    *pebble.DB
+	fs    vfs.FS // the log is on
 	cache *pebble.Cache
 	lock  *pebble.Lock
 	space *space
 	mark  *endMark
+
+	options *pebble.Options
 
 	view   atomic.Pointer[view] // what is visible
 	recent *recent
