@@ -168,6 +168,11 @@ func TestCrashIsNoticed(t *testing.T) {
 			return true
 		})
 		t.Logf("suspect after %v, dead after %v", suspect, suspect+dead)
+		// In this bubble time is exact: serf's declaration is believed once a
+		// call has failed, not only after a stream's longest silence.
+		if suspect+dead >= 2400*time.Millisecond {
+			t.Error("a call does not confirm the death")
+		}
 		if got := leaders(left); len(got) != 1 || got[0] != "n2" {
 			t.Errorf("leaders %v, want the oldest left", got)
 		}

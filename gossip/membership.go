@@ -110,10 +110,11 @@ func (w *membersLoop) step(ctx context.Context, now time.Time, elapsed time.Dura
 		dirty = true
 	}
 	for _, c := range w.calls {
-		dirty = dirty || c.answered && !c.busy && !now.Before(c.next)
+		dirty = dirty || c.due(now)
 	}
 	if dirty {
-		w.compute(now, w.verify(ctx, now))
+		doubted, gone := w.verify(ctx, now)
+		w.compute(now, doubted, gone)
 	}
 	if dirty || w.turn.due(now) {
 		w.follow(ctx, now)
@@ -151,8 +152,7 @@ func (w *membersLoop) gather(elapsed time.Duration) bool {
 	for name, f := range w.follows {
 		e := f.link.look(elapsed)
 		old := w.evidence[name]
-		if e.known != old.known || e.broken != old.broken ||
-			(e.silent >= limits.suspect) != (old.silent >= limits.suspect) || (e.silent >= limits.dead) != (old.silent >= limits.dead) {
+		if e.known != old.known || e.broken != old.broken || limits.reached(e.silent) != limits.reached(old.silent) {
 			changed = true
 		}
 		fresh[name] = e
@@ -163,16 +163,20 @@ func (w *membersLoop) gather(elapsed time.Duration) bool {
 
 // limits are the silences that count.
 func (a *Agent) limits() thresholds {
-	return thresholds{suspect: a.cfg.SuspectAfter, dead: 5 * a.cfg.SuspectAfter / 2}
+	return thresholds{suspect: a.cfg.SuspectAfter, called: 7 * a.cfg.SuspectAfter / 4, dead: 5 * a.cfg.SuspectAfter / 2}
 }
 
 // compute makes the members anew and tells who it may concern. The death of
-// those doubted is not believed yet.
-func (w *membersLoop) compute(now time.Time, doubted []string) {
+// those doubted is not believed yet; to those gone their streams, which were
+// heard a moment ago, are no alibi.
+func (w *membersLoop) compute(now time.Time, doubted, gone []string) {
 	a := w.agent
 	heard := maps.Clone(w.evidence)
 	for _, name := range doubted {
 		heard[name] = evidence{known: true}
+	}
+	for _, name := range gone {
+		delete(heard, name)
 	}
 	a.mu.Lock()
 	v := view{now: now, self: a.self(now), peers: w.peers, register: w.register, evidence: heard, before: a.members, limits: a.limits()}

@@ -26,9 +26,21 @@ type peer struct {
 	standing standing
 }
 
-// thresholds are the silences that count.
+// thresholds are the silences that count: for a suspicion, for a death that
+// serf declared and a call confirmed, and for one that serf alone declared.
 type thresholds struct {
-	suspect, dead time.Duration
+	suspect, called, dead time.Duration
+}
+
+// reached counts the thresholds that a silence is over.
+func (t thresholds) reached(silent time.Duration) int {
+	n := 0
+	for _, limit := range []time.Duration{t.suspect, t.called, t.dead} {
+		if silent >= limit {
+			n++
+		}
+	}
+	return n
 }
 
 // state decides what a member is, from serf's word, what its stream says, and
