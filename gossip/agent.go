@@ -45,6 +45,7 @@ type Agent struct {
 	stability stability
 	claims    claims
 	replica   life
+	catching  shared        // by reads
 	bulk      chan struct{} // held by the one stream that catches up on much
 	phase     atomic.Int32  // phaseEntering and on
 	end       chan error    // why Run ends, if not for its context
@@ -91,7 +92,9 @@ func New(cfg Config) (*Agent, error) {
 		changed: newSignal(),
 		look:    newSignal(),
 		events:  make(chan serf.Event, 256),
-		bulk:    make(chan struct{}, 1),
+
+		catching: shared{asked: newSignal()},
+		bulk:     make(chan struct{}, 1),
 
 		refreshes: make(chan chan struct{}),
 		end:       make(chan error, 1),
@@ -131,6 +134,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.rejoin(ctx, r) })
 	g.Go(func() error { return a.acks.run(ctx) })
 	g.Go(func() error { return a.keepStable(ctx) })
+	g.Go(func() error { a.catching.run(ctx, a.CatchUp); return nil })
 	g.Go(func() error {
 		var err error
 		select {

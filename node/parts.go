@@ -135,7 +135,7 @@ func (n *Node) apiPart(keys *pki.Bundle, r *replica) (part, error) {
 	cfg.Past = func(key string) []byte { return r.db.Remembered([]byte(key)).Append(nil) }
 	cfg.Leads = func() bool { return leads(r.agent) }
 	cfg.CatchUp = func(ctx context.Context, _ crdt.Revision) {
-		if err := r.agent.CatchUp(ctx); err != nil {
+		if err := r.agent.CatchUpShared(ctx); err != nil {
 			n.log.Debug("a read goes on without all that the members have", "err", err)
 		}
 	}
