@@ -102,7 +102,12 @@ func (k *keeper) look(ctx context.Context, now time.Time) time.Duration {
 		}
 	}
 	r := rules{brakeFor: k.cfg.BrakeFor, brakeWindow: k.cfg.BrakeWindow, startupGrace: k.cfg.StartupGrace}
-	judged := judge(now, r, members, marked)
+	judged := judge(now, r, arrived(members, nodes), marked)
+	for _, m := range members {
+		if _, ok := judged[m.Name]; !ok {
+			judged[m.Name] = judgement{verdict: VerdictExpect}
+		}
+	}
 	k.work.begin(now)
 	for _, m := range members {
 		k.tend(ctx, now, m, judged[m.Name], nodes[m.Name])
@@ -116,6 +121,14 @@ func (k *keeper) look(ctx context.Context, now time.Time) time.Duration {
 	}
 	k.tell(now, members, judged)
 	return next
+}
+
+// arrived leaves out members that were let in and have not come up yet: they
+// have no Node and no pods, so there is nothing to hold, and they are not gone.
+func arrived(members []NodeHealth, nodes map[string]*corev1.Node) []NodeHealth {
+	return slices.DeleteFunc(slices.Clone(members), func(m NodeHealth) bool {
+		return m.State == NodeDead && m.Unheard && nodes[m.Name] == nil
+	})
 }
 
 // tend queues what is to be done about one member. What concerns the node comes
