@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	mootnet "github.com/mootkube/moot/node/net"
 )
 
 // Config is everything a node is told. The zero value is not usable; start
@@ -25,6 +27,9 @@ type Config struct {
 	ClusterCIDR   netip.Prefix // pod addresses of the whole cluster
 	ServiceCIDR   netip.Prefix // Service addresses
 	ClusterDomain string       // DNS domain of the cluster
+
+	Network     mootnet.Mode // how pods of different nodes reach each other
+	OverlayPort int          // UDP port of the overlay
 
 	Port int // TCP and UDP port of all traffic between members
 
@@ -57,6 +62,8 @@ func DefaultConfig() Config {
 		ClusterCIDR:   netip.MustParsePrefix("10.42.0.0/16"),
 		ServiceCIDR:   netip.MustParsePrefix("10.43.0.0/16"),
 		ClusterDomain: "cluster.local",
+		Network:       mootnet.ModeAuto,
+		OverlayPort:   mootnet.DefaultOverlayPort,
 		Port:          7443,
 		APIPort:       6443,
 		CgroupDriver:  "auto",
@@ -114,6 +121,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Port < 1 || c.Port > 65535 || c.Port == c.APIPort {
 		add("--port %d: must be between 1 and 65535 and not the API's port", c.Port)
+	}
+	if c.OverlayPort < 1 || c.OverlayPort > 65535 || c.OverlayPort == c.Port {
+		add("--overlay-port %d: must be between 1 and 65535 and not the members' port", c.OverlayPort)
 	}
 	if c.Join != "" {
 		if _, _, err := net.SplitHostPort(c.Join); err != nil {

@@ -48,7 +48,7 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *repl
 	if err != nil {
 		return err
 	}
-	networkPart, gateways, err := n.networkPart(keys)
+	networkPart, gateways, err := n.networkPart(keys, r, m)
 	if err != nil {
 		return err
 	}
@@ -177,11 +177,21 @@ func (n *Node) proxyPart(keys *pki.Bundle) (part, error) {
 }
 
 // networkPart also hands on, once, the addresses that DNS can listen on.
-func (n *Node) networkPart(keys *pki.Bundle) (part, <-chan []netip.Addr, error) {
+func (n *Node) networkPart(keys *pki.Bundle, r *replica, m *membership) (part, <-chan []netip.Addr, error) {
 	cfg := mootnet.DefaultConfig()
-	cfg.NodeName, cfg.NodeIP, cfg.ClusterCIDR, cfg.Log = n.cfg.NodeName, n.cfg.NodeIP, n.cfg.ClusterCIDR, n.log
-	cfg.Kubeconfig = keys.Proxy // it may read Nodes, which a kubelet may not
+	cfg.NodeName, cfg.NodeIPs, cfg.Log = n.cfg.NodeName, n.cfg.nodeIPs(), n.log
+	cfg.ClusterCIDRs = []netip.Prefix{n.cfg.ClusterCIDR}
+	cfg.Mode, cfg.OverlayPort = n.cfg.Network, n.cfg.OverlayPort
+	cfg.Kubeconfig = keys.Admin // it writes to Nodes and evicts pods, which a kubelet may not
 	cfg.CNIDataDir = filepath.Join(n.cfg.StateDir, "cni")
+	cfg.Number = func() int {
+		n.memberMu.Lock()
+		defer n.memberMu.Unlock()
+		return int(m.Number)
+	}
+	cfg.Replace = func(ctx context.Context, from, to []string) error {
+		return replacePodCIDRs(ctx, r.db, n.cfg.NodeName, from, to)
+	}
 	agent, err := mootnet.New(cfg)
 	if err != nil {
 		return part{}, nil, err

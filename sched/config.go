@@ -26,7 +26,6 @@ type Config struct {
 	CACert, CAKey     string       // root of the cluster; signs certificate requests
 	ServiceAccountKey string       // signs service account tokens
 	ClusterCIDR       netip.Prefix // each node gets a part of it
-	NodeCIDRBits      int          // prefix length of a node's part
 	ServiceCIDR       netip.Prefix
 
 	// NodeGrace is how long a node may be silent before it counts as gone.
@@ -81,7 +80,6 @@ func DefaultConfig() Config {
 		Log:          slog.New(slog.DiscardHandler),
 		API:          netip.MustParseAddrPort("127.0.0.1:6443"),
 		ClusterCIDR:  netip.MustParsePrefix("10.42.0.0/16"),
-		NodeCIDRBits: 24,
 		ServiceCIDR:  netip.MustParsePrefix("10.43.0.0/16"),
 		NodeGrace:    30 * time.Second,
 		BrakeFor:     5 * time.Minute,
@@ -116,8 +114,6 @@ func (c *Config) Validate() error {
 	}
 	if !c.ClusterCIDR.IsValid() || !c.ServiceCIDR.IsValid() {
 		add("cluster and service networks: missing")
-	} else if c.NodeCIDRBits < c.ClusterCIDR.Bits() || c.NodeCIDRBits > c.ClusterCIDR.Addr().BitLen() {
-		add("/%d for a node does not fit into %s", c.NodeCIDRBits, c.ClusterCIDR)
 	}
 	if c.NodeGrace < 2*nodeCheckPeriod {
 		add("grace of a silent node %s: must be at least %s", c.NodeGrace, 2*nodeCheckPeriod)

@@ -24,7 +24,6 @@ func TestConfigValidate(t *testing.T) {
 		"term too large": func(c *Config) { c.Term = maxTerm + 1 },
 		"relative path":  func(c *Config) { c.Scheduler = "s" },
 		"no list":        func(c *Config) { c.APIServers = nil },
-		"node's part":    func(c *Config) { c.NodeCIDRBits = 8 },
 		"grace":          func(c *Config) { c.NodeGrace = 0 },
 		"no name":        func(c *Config) { c.Nodes = func() []NodeHealth { return nil } },
 		"brake":          func(c *Config) { c.BrakeWindow = 0 },

@@ -3,7 +3,6 @@ package sched
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
 	"k8s.io/client-go/tools/cache"
@@ -28,6 +27,9 @@ func (c *Config) controllerFlags(kubeconfig string) component {
 		owned[name] = whyWired
 	}
 	owned["cluster-cidr"] = "use --cluster-cidr of the daemon itself"
+	for _, name := range []string{"allocate-node-cidrs", "node-cidr-mask-size", "node-cidr-mask-size-ipv4", "node-cidr-mask-size-ipv6"} {
+		owned[name] = "each node takes its own part of --cluster-cidr"
+	}
 	owned["service-cluster-ip-range"] = "use --service-cidr"
 	return component{
 		name: controllersName, option: "--controller-arg", owned: owned,
@@ -40,13 +42,12 @@ func (c *Config) controllerFlags(kubeconfig string) component {
 			"service-account-private-key-file=" + c.ServiceAccountKey,
 			"cluster-cidr=" + c.ClusterCIDR.String(),
 			"service-cluster-ip-range=" + c.ServiceCIDR.String(),
+			"allocate-node-cidrs=false",
 			"controller-shutdown-timeout=" + c.StopWithin.String(),
 		},
 		unless: map[string]string{
 			"cluster-signing-cert-file": c.CACert,
 			"cluster-signing-key-file":  c.CAKey,
-			"allocate-node-cidrs":       "true",
-			"node-cidr-mask-size":       strconv.Itoa(c.NodeCIDRBits),
 			"node-monitor-period":       nodeCheckPeriod.String(),
 			"node-monitor-grace-period": c.NodeGrace.String(),
 			// What upstream's rates protect from, the brake does: see [judge].

@@ -35,6 +35,8 @@ func (o *options) addFlags(flags *pflag.FlagSet) {
 	flags.Var(&addrValue{&o.NodeIP}, "node-ip", "address other machines reach this one at (default that of the default route)")
 	flags.Var(&prefixValue{&o.ClusterCIDR}, "cluster-cidr", "network that pods get their addresses from")
 	flags.Var(&prefixValue{&o.ServiceCIDR}, "service-cidr", "network that Services get their addresses from")
+	flags.Var(&o.Network, "network", "how pods of different nodes reach each other: auto (routes on one link, else VXLAN), vxlan, or none (install a CNI plugin yourself)")
+	flags.IntVar(&o.OverlayPort, "overlay-port", o.OverlayPort, "UDP port of the VXLAN overlay, the same on all nodes")
 	flags.StringVar(&o.ClusterDomain, "cluster-domain", o.ClusterDomain, "DNS domain of the cluster")
 	flags.IntVar(&o.Port, "port", o.Port, "TCP and UDP port of all traffic between members")
 	flags.StringVar(&o.Join, "join", o.Join, "member of the cluster to join, host:port; also MOOT_JOIN")

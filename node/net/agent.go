@@ -39,6 +39,13 @@ type Network struct {
 type Agent struct {
 	cfg    Config
 	client kubernetes.Interface
+
+	// The rest is the loop's.
+	told    string             // the last message on the Node
+	moving  bool               // pods may have addresses of networks given up
+	faraway map[netip.Addr]way // how nodes were reached when last known
+	guarded string             // what the guard holds
+	cleared bool               // nothing of another mode is left
 }
 
 // New returns an agent. It starts nothing.
@@ -56,7 +63,7 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build network client: %w", err)
 	}
-	return &Agent{cfg: cfg, client: client}, nil
+	return &Agent{cfg: cfg, client: client, moving: true, faraway: map[netip.Addr]way{}}, nil
 }
 
 // Run keeps the network until ctx ends, and then returns nil. ready, which may
@@ -117,6 +124,8 @@ func (a *Agent) loop(ctx context.Context, nodes listers.NodeLister, trigger <-ch
 		}
 		network, err := a.reconcile(ctx, nodes)
 		switch {
+		case errors.Is(err, errMoving):
+			timer.Reset(retry)
 		case err != nil:
 			if told != err.Error() { // the same again every few seconds says nothing new
 				a.cfg.Log.Warn("pod network not as it should be, trying again", "err", err)
@@ -126,7 +135,7 @@ func (a *Agent) loop(ctx context.Context, nodes listers.NodeLister, trigger <-ch
 		case len(network.PodCIDRs) == 0:
 			if !warned && time.Since(started) > waitLong {
 				warned = true
-				a.cfg.Log.Warn("node has no pod network yet: the controllers have not given it one")
+				a.cfg.Log.Warn("node has no pod network yet: its kubelet has not registered it, or no network is free")
 			}
 			timer.Reset(waitLong)
 			continue
@@ -153,55 +162,137 @@ func (a *Agent) reconcile(ctx context.Context, nodes listers.NodeLister) (Networ
 	for _, n := range list {
 		peers = append(peers, peerOf(n))
 	}
-	plan := planRoutes(a.cfg.NodeName, peers)
+	claimed := a.claimNetworks(ctx, list, peers)
+	plan := a.terrain().plan(peers)
 	for _, c := range plan.clashes {
-		a.cfg.Log.Error("two nodes claim one pod network, the older has it", "cidr", c.cidr, "winner", c.winner, "loser", c.lost)
+		if c.lost != a.cfg.NodeName {
+			a.cfg.Log.Warn("two nodes claim one pod network, the older has it until the younger takes another", "cidr", c.cidr, "winner", c.winner, "loser", c.lost)
+		}
 	}
 	if len(plan.own) == 0 {
-		return Network{}, nil
+		return Network{}, claimed
 	}
 	network := Network{PodCIDRs: plan.own}
+	if a.cfg.Mode == ModeNone {
+		network.Gateways = a.cfg.NodeIPs // there is no other address that is ours
+		if !a.cleared {
+			if err := Cleanup(ctx, a.cfg); err != nil {
+				return network, errors.Join(claimed, err)
+			}
+			a.cleared = true
+		}
+		return network, claimed
+	}
 	for _, cidr := range plan.own {
 		if err := setForwarding(cidr.Addr().Is6()); err != nil {
 			return Network{}, err
 		}
 		network.Gateways = append(network.Gateways, gatewayOf(cidr))
 	}
-	if err := setGateway(a.cfg.ClusterCIDR, network.Gateways); err != nil {
+	if err := setGateway(a.cfg.ClusterCIDRs, network.Gateways); err != nil {
 		return Network{}, err
 	}
 	// Not being able to reach other nodes' pods does not keep one's own from
 	// running.
-	errs := []error{syncRoutes(plan.routes)}
-	if blocked, err := allowForwarding(ctx, a.cfg.ClusterCIDR); err != nil {
-		errs = append(errs, err)
-	} else if len(blocked) > 0 {
-		errs = append(errs, fmt.Errorf("pod traffic is dropped by the host's firewall (%s): let it pass %s",
-			strings.Join(blocked, ", "), a.cfg.ClusterCIDR))
+	errs := []error{claimed, a.connect(plan)}
+	for _, cluster := range a.cfg.ClusterCIDRs {
+		if blocked, err := allowForwarding(ctx, cluster); err != nil {
+			errs = append(errs, err)
+		} else if len(blocked) > 0 {
+			errs = append(errs, fmt.Errorf("pod traffic is dropped by the host's firewall (%s): let it pass %s",
+				strings.Join(blocked, ", "), cluster))
+		}
 	}
-	if err := a.writeConflist(plan.own); err != nil {
+	if err := a.writeConflist(plan); err != nil {
 		return Network{}, err
 	}
-	return network, errors.Join(errs...)
+	moved := a.remakePods(ctx, plan.own)
+	if err := errors.Join(errs...); err != nil {
+		return network, err
+	}
+	return network, moved
 }
 
-func syncRoutes(want map[netip.Prefix]netip.Addr) error {
-	have, err := ourRoutes()
+func (a *Agent) terrain() terrain {
+	return terrain{self: a.cfg.NodeName, mode: a.cfg.Mode, underlay6: a.cfg.local().Is6(), ways: a.way}
+}
+
+// way tells how another node is reached. While there is no way at all it is
+// what it was before: a cable that is pulled for a moment changes nothing.
+func (a *Agent) way(ip netip.Addr) way {
+	if w, known := wayTo(ip); known {
+		a.faraway[ip] = w
+	}
+	return a.faraway[ip]
+}
+
+// connect makes overlay and routes what the plan says. The overlay is there
+// only while a node is reached through it.
+func (a *Agent) connect(plan routePlan) error {
+	device := 0
+	var errs []error
+	if len(plan.tunnels) == 0 {
+		a.guarded = ""
+		errs = append(errs, removeOverlay(), removeGuard())
+	} else {
+		mtu, err := a.linkMTU()
+		if err != nil {
+			return err
+		}
+		// Nothing is let in before it is known who may.
+		if err := a.guard(plan.members); err != nil {
+			return err
+		}
+		o := overlay{local: a.cfg.local(), port: a.cfg.OverlayPort, mtu: mtu - overhead(a.cfg.local().Is6())}
+		if device, err = o.sync(plan.tunnels); device == 0 {
+			return err
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, syncRoutes(plan.routes, device))...)
+}
+
+func (a *Agent) guard(members []netip.Addr) error {
+	want := fmt.Sprint(members, a.cfg.OverlayPort)
+	if there, err := hasGuard(); err != nil || there && a.guarded == want {
+		return err
+	}
+	if err := syncGuard(members, a.cfg.OverlayPort); err != nil {
+		return err
+	}
+	a.guarded = want
+	return nil
+}
+
+func syncRoutes(want map[netip.Prefix]hop, device int) error {
+	have, err := ourRoutes(device)
 	if err != nil {
 		return err
 	}
-	return applyRoutes(diffRoutes(want, have))
+	set, remove := diffRoutes(want, have)
+	return applyRoutes(set, remove, device)
 }
 
-func (a *Agent) writeConflist(own []netip.Prefix) error {
-	mtu := a.cfg.MTU
-	if mtu == 0 {
-		var err error
-		if mtu, err = mtuOf(a.cfg.NodeIP); err != nil {
-			return err
-		}
+// linkMTU is the MTU outside the overlay.
+func (a *Agent) linkMTU() (int, error) {
+	if a.cfg.MTU != 0 {
+		return a.cfg.MTU, nil
 	}
-	conf, err := buildConflist(own, a.cfg.ClusterCIDR, mtu, a.cfg.CNIDataDir)
+	return mtuOf(a.cfg.local())
+}
+
+// writeConflist configures the plugin. Pods' interfaces fit through the overlay
+// when there is one; those that were made before there was are told by the
+// kernel what fits, as any router tells it.
+func (a *Agent) writeConflist(plan routePlan) error {
+	mtu, err := a.linkMTU()
+	if err != nil {
+		return err
+	}
+	if len(plan.tunnels) > 0 {
+		mtu -= overhead(a.cfg.local().Is6())
+	}
+	conf, err := buildConflist(plan.own, a.cfg.ClusterCIDRs, mtu, a.cfg.CNIDataDir)
 	if err != nil {
 		return err
 	}
@@ -255,10 +346,14 @@ func nodeChanged(before, after any) bool {
 		!slices.Equal(b.Status.Addresses, n.Status.Addresses)
 }
 
-// Cleanup takes back what an agent set on this host: routes, the gateway
-// address, firewall rules and the plugin's configuration. Pods must be gone.
+// Cleanup takes back what an agent set on this host: routes, the overlay with
+// its table, the gateway address, firewall rules and the plugin's configuration.
+// Pods must be gone, or have another plugin's network.
 func Cleanup(ctx context.Context, cfg Config) error {
-	errs := []error{syncRoutes(nil), setGateway(cfg.ClusterCIDR, nil), forbidForwarding(ctx, cfg.ClusterCIDR)}
+	errs := []error{syncRoutes(nil, 0), removeOverlay(), removeGuard(), setGateway(cfg.ClusterCIDRs, nil)}
+	for _, cluster := range cfg.ClusterCIDRs {
+		errs = append(errs, forbidForwarding(ctx, cluster))
+	}
 	if err := os.Remove(cfg.CNIConfFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, fmt.Errorf("remove CNI configuration: %w", err))
 	}

@@ -32,17 +32,19 @@ type plugin struct {
 
 // buildConflist renders the plugin's configuration for a node that has the pod
 // networks podCIDRs.
-func buildConflist(podCIDRs []netip.Prefix, cluster netip.Prefix, mtu int, dataDir string) ([]byte, error) {
+func buildConflist(podCIDRs, cluster []netip.Prefix, mtu int, dataDir string) ([]byte, error) {
 	p := plugin{
 		Type:         "moot",
 		MTU:          mtu,
 		Masquerade:   true,
-		ClusterCIDRs: []string{cluster.String()},
 		DataDir:      dataDir,
 		Capabilities: map[string]bool{"portMappings": true},
 	}
 	for _, cidr := range podCIDRs {
 		p.Subnets = append(p.Subnets, cidr.String())
+	}
+	for _, cidr := range cluster {
+		p.ClusterCIDRs = append(p.ClusterCIDRs, cidr.String())
 	}
 	raw, err := json.MarshalIndent(conflist{CNIVersion: "1.1.0", Name: "moot", Plugins: []plugin{p}}, "", "  ")
 	if err != nil {

@@ -35,31 +35,45 @@ type dropping struct {
 	foreign  []string // chains of nftables that do
 }
 
+// firewallFamily is what differs between IPv4 and IPv6.
+type firewallFamily struct {
+	family   nftables.TableFamily
+	program  string // iptables of the family
+	legacies string // lists the tables of the older kind of iptables
+}
+
+func firewallOf(cluster netip.Prefix) firewallFamily {
+	if cluster.Addr().Is6() {
+		return firewallFamily{nftables.TableFamilyIPv6, "ip6tables", "/proc/net/ip6_tables_names"}
+	}
+	return firewallFamily{nftables.TableFamilyIPv4, "iptables", "/proc/net/ip_tables_names"}
+}
+
 // whoDrops looks at base chains in the way of forwarded packets. legacyTables is
 // the list of tables that the older kind of iptables has, whose policy only its
 // own program can tell.
-func whoDrops(chains []*nftables.Chain, legacyTables string) dropping {
+func (f firewallFamily) whoDrops(chains []*nftables.Chain, legacyTables string) dropping {
 	var d dropping
 	for _, c := range chains {
 		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop {
 			continue
 		}
 		switch {
-		case c.Table.Family == nftables.TableFamilyIPv4 && c.Table.Name == "filter" && c.Name == "FORWARD":
-			d.programs = append(d.programs, "iptables-nft")
-		case c.Table.Family == nftables.TableFamilyIPv4 || c.Table.Family == nftables.TableFamilyINet:
+		case c.Table.Family == f.family && c.Table.Name == "filter" && c.Name == "FORWARD":
+			d.programs = append(d.programs, f.program+"-nft")
+		case c.Table.Family == f.family || c.Table.Family == nftables.TableFamilyINet:
 			d.foreign = append(d.foreign, c.Table.Name+" "+c.Name)
 		}
 	}
 	for name := range strings.FieldsSeq(legacyTables) {
 		if name == "filter" {
-			d.programs = append(d.programs, "iptables-legacy")
+			d.programs = append(d.programs, f.program+"-legacy")
 		}
 	}
 	return d
 }
 
-func lookDropping() (dropping, error) {
+func (f firewallFamily) look() (dropping, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return dropping{}, fmt.Errorf("open nftables: %w", err)
@@ -68,29 +82,27 @@ func lookDropping() (dropping, error) {
 	if err != nil {
 		return dropping{}, fmt.Errorf("list nftables chains: %w", err)
 	}
-	legacy, err := os.ReadFile("/proc/net/ip_tables_names")
+	legacy, err := os.ReadFile(f.legacies)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return dropping{}, fmt.Errorf("list iptables tables: %w", err)
 	}
-	return whoDrops(chains, string(legacy)), nil
+	return f.whoDrops(chains, string(legacy)), nil
 }
 
 // allowForwarding lets pod traffic pass the host's firewall, and returns the
 // chains it could not do that for.
 func allowForwarding(ctx context.Context, cluster netip.Prefix) (blocked []string, err error) {
-	if !cluster.Addr().Is4() {
-		return nil, nil
-	}
-	d, err := lookDropping()
+	f := firewallOf(cluster)
+	d, err := f.look()
 	if err != nil {
 		return nil, err
 	}
 	for _, program := range d.programs {
 		for _, rule := range forwardRules(cluster) {
-			if iptables(ctx, program, "-C", rule) == nil {
+			if f.iptables(ctx, program, "-C", rule) == nil {
 				continue
 			}
-			if err := iptables(ctx, program, "-I", rule); err != nil {
+			if err := f.iptables(ctx, program, "-I", rule); err != nil {
 				return d.foreign, err
 			}
 		}
@@ -101,13 +113,14 @@ func allowForwarding(ctx context.Context, cluster netip.Prefix) (blocked []strin
 // forbidForwarding takes the rules back.
 func forbidForwarding(ctx context.Context, cluster netip.Prefix) error {
 	var errs []error
-	for _, program := range []string{"iptables-nft", "iptables-legacy"} {
+	f := firewallOf(cluster)
+	for _, program := range []string{f.program + "-nft", f.program + "-legacy"} {
 		if _, err := exec.LookPath(program); err != nil {
 			continue
 		}
 		for _, rule := range forwardRules(cluster) {
-			for iptables(ctx, program, "-C", rule) == nil {
-				if err := iptables(ctx, program, "-D", rule); err != nil {
+			for f.iptables(ctx, program, "-C", rule) == nil {
+				if err := f.iptables(ctx, program, "-D", rule); err != nil {
 					errs = append(errs, err)
 					break
 				}
@@ -117,9 +130,9 @@ func forbidForwarding(ctx context.Context, cluster netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-func iptables(ctx context.Context, program, operation string, rule []string) error {
+func (f firewallFamily) iptables(ctx context.Context, program, operation string, rule []string) error {
 	if _, err := exec.LookPath(program); err != nil {
-		program = "iptables" // where there is one kind, it has no other name
+		program = f.program // where there is one kind, it has no other name
 	}
 	args := append([]string{"-w", "5", operation}, rule...)
 	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput() //nolint:gosec // fixed arguments but for a checked network

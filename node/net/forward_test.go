@@ -14,7 +14,7 @@ func TestWhoDrops(t *testing.T) {
 	chain := func(family nftables.TableFamily, table, name string, hook *nftables.ChainHook, policy *nftables.ChainPolicy) *nftables.Chain {
 		return &nftables.Chain{Table: &nftables.Table{Family: family, Name: table}, Name: name, Hooknum: hook, Policy: policy}
 	}
-	got := whoDrops([]*nftables.Chain{
+	got := firewallOf(cidr("10.42.0.0/16")).whoDrops([]*nftables.Chain{
 		chain(nftables.TableFamilyIPv4, "filter", "FORWARD", nftables.ChainHookForward, &drop),
 		chain(nftables.TableFamilyIPv6, "filter", "FORWARD", nftables.ChainHookForward, &drop), // no pods there
 		chain(nftables.TableFamilyIPv4, "filter", "INPUT", nftables.ChainHookInput, &drop),
@@ -26,7 +26,7 @@ func TestWhoDrops(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("whoDrops = %+v, want %+v", got, want)
 	}
-	if got := whoDrops(nil, ""); len(got.programs)+len(got.foreign) != 0 {
+	if got := firewallOf(cidr("10.42.0.0/16")).whoDrops(nil, ""); len(got.programs)+len(got.foreign) != 0 {
 		t.Errorf("an open host: %+v", got)
 	}
 }

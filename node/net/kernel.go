@@ -6,6 +6,7 @@ import (
 	stdnet "net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -35,7 +36,7 @@ func setForwarding(v6 bool) error {
 
 // setGateway gives the loopback interface the gateway addresses of the node's
 // pod networks, and takes away those of networks it no longer has.
-func setGateway(cluster netip.Prefix, want []netip.Addr) error {
+func setGateway(cluster []netip.Prefix, want []netip.Addr) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("find loopback interface: %w", err)
@@ -55,7 +56,7 @@ func setGateway(cluster netip.Prefix, want []netip.Addr) error {
 		case !ok:
 		case missing[ip]:
 			delete(missing, ip)
-		case cluster.Contains(ip):
+		case slices.ContainsFunc(cluster, func(p netip.Prefix) bool { return p.Contains(ip) }):
 			if err := netlink.AddrDel(lo, &a); err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) {
 				return fmt.Errorf("remove old gateway address %s: %w", ip, err)
 			}
@@ -78,13 +79,14 @@ func setGateway(cluster netip.Prefix, want []netip.Addr) error {
 	return nil
 }
 
-// ourRoutes reads back the routes that we set.
-func ourRoutes() (map[netip.Prefix]netip.Addr, error) {
+// ourRoutes reads back the routes that we set. device is the index of the
+// overlay's device, 0 when there is none.
+func ourRoutes(device int) (map[netip.Prefix]hop, error) {
 	list, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	have := map[netip.Prefix]netip.Addr{}
+	have := map[netip.Prefix]hop{}
 	for _, r := range list {
 		if r.Dst == nil {
 			continue
@@ -94,14 +96,15 @@ func ourRoutes() (map[netip.Prefix]netip.Addr, error) {
 			continue
 		}
 		gw, _ := netip.AddrFromSlice(r.Gw)
-		have[cidr] = gw.Unmap()
+		src, _ := netip.AddrFromSlice(r.Src)
+		have[cidr] = hop{via: gw.Unmap(), src: src.Unmap(), overlay: device != 0 && r.LinkIndex == device}
 	}
 	return have, nil
 }
 
 // applyRoutes changes the kernel's table. It goes on past a route the kernel
 // refuses, so that one unreachable node does not cut off the others.
-func applyRoutes(set map[netip.Prefix]netip.Addr, remove []netip.Prefix) error {
+func applyRoutes(set map[netip.Prefix]hop, remove []netip.Prefix, device int) error {
 	var errs []error
 	for _, cidr := range remove {
 		err := netlink.RouteDel(&netlink.Route{Dst: ipNet(cidr), Protocol: routeProtocol})
@@ -109,10 +112,16 @@ func applyRoutes(set map[netip.Prefix]netip.Addr, remove []netip.Prefix) error {
 			errs = append(errs, fmt.Errorf("remove route to %s: %w", cidr, err))
 		}
 	}
-	for cidr, gw := range set {
-		err := netlink.RouteReplace(&netlink.Route{Dst: ipNet(cidr), Gw: gw.AsSlice(), Protocol: routeProtocol})
-		if err != nil {
-			errs = append(errs, fmt.Errorf("set route to %s by %s: %w", cidr, gw, err))
+	for cidr, next := range set {
+		route := &netlink.Route{Dst: ipNet(cidr), Gw: next.via.AsSlice(), Protocol: routeProtocol}
+		if next.overlay {
+			route.LinkIndex, route.Flags = device, int(netlink.FLAG_ONLINK)
+		}
+		if next.src.IsValid() {
+			route.Src = next.src.AsSlice()
+		}
+		if err := netlink.RouteReplace(route); err != nil {
+			errs = append(errs, fmt.Errorf("set route to %s by %s: %w", cidr, next.via, err))
 		}
 	}
 	return errors.Join(errs...)

@@ -50,29 +50,29 @@ func TestRoutesInKernel(t *testing.T) {
 	if err := netlink.RouteAdd(&netlink.Route{Dst: foreign, Gw: addr("10.0.0.9").AsSlice()}); err != nil {
 		t.Fatal(err)
 	}
-	want := map[netip.Prefix]netip.Addr{cidr("10.42.1.0/24"): addr("10.0.0.2"), cidr("10.42.2.0/24"): addr("10.0.0.3")}
+	want := map[netip.Prefix]hop{cidr("10.42.1.0/24"): {via: addr("10.0.0.2")}, cidr("10.42.2.0/24"): {via: addr("10.0.0.3")}}
 	for range 2 { // the second time there is nothing to do
-		if err := syncRoutes(want); err != nil {
+		if err := syncRoutes(want, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want = map[netip.Prefix]netip.Addr{cidr("10.42.1.0/24"): addr("10.0.0.7")}
-	if err := syncRoutes(want); err != nil {
+	want = map[netip.Prefix]hop{cidr("10.42.1.0/24"): {via: addr("10.0.0.7")}}
+	if err := syncRoutes(want, 0); err != nil {
 		t.Fatal(err)
 	}
-	have, err := ourRoutes()
-	if err != nil || len(have) != 1 || have[cidr("10.42.1.0/24")] != addr("10.0.0.7") {
+	have, err := ourRoutes(0)
+	if err != nil || len(have) != 1 || have[cidr("10.42.1.0/24")].via != addr("10.0.0.7") {
 		t.Fatalf("routes in the kernel %v, %v, want %v", have, err, want)
 	}
 	// A gateway on no link of ours fails, and does not keep the others from being set.
-	want[cidr("10.42.5.0/24")], want[cidr("10.42.6.0/24")] = addr("172.31.0.1"), addr("10.0.0.6")
-	if err := syncRoutes(want); err == nil {
+	want[cidr("10.42.5.0/24")], want[cidr("10.42.6.0/24")] = hop{via: addr("172.31.0.1")}, hop{via: addr("10.0.0.6")}
+	if err := syncRoutes(want, 0); err == nil {
 		t.Error("an unreachable gateway was accepted")
 	}
-	if have, err := ourRoutes(); err != nil || have[cidr("10.42.6.0/24")] != addr("10.0.0.6") {
+	if have, err := ourRoutes(0); err != nil || have[cidr("10.42.6.0/24")].via != addr("10.0.0.6") {
 		t.Errorf("routes in the kernel %v, %v", have, err)
 	}
-	if err := syncRoutes(nil); err != nil {
+	if err := syncRoutes(nil, 0); err != nil {
 		t.Fatal(err)
 	}
 	left, err := netlink.RouteList(nil, netlink.FAMILY_V4)
@@ -83,7 +83,7 @@ func TestRoutesInKernel(t *testing.T) {
 
 func TestGatewayInKernel(t *testing.T) {
 	inNamespace(t)
-	cluster := cidr("10.42.0.0/16")
+	cluster := []netip.Prefix{cidr("10.42.0.0/16")}
 	addrs := func() []string {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {

@@ -2,6 +2,8 @@ package net
 
 import (
 	"cmp"
+	"crypto/sha256"
+	stdnet "net"
 	"net/netip"
 	"slices"
 	"time"
@@ -39,10 +41,40 @@ func peerOf(node *corev1.Node) peer {
 	return p
 }
 
-// routePlan is what the routing table should hold.
+// byAge orders peers from the oldest to the youngest, the same on every node.
+func byAge(peers []peer) []peer {
+	return slices.SortedFunc(slices.Values(peers), func(a, b peer) int {
+		return cmp.Or(a.born.Compare(b.born), cmp.Compare(a.name, b.name))
+	})
+}
+
+// way is how packets get to another node.
+type way int
+
+const (
+	wayDirect way = iota // its address is on a link of ours
+	wayRouted            // there is a router in between, which knows no pods
+)
+
+// hop is where the packets for a pod network go next.
+type hop struct {
+	via     netip.Addr
+	overlay bool       // through the overlay's device
+	src     netip.Addr // what the node itself sends from; the kernel chooses if not set
+}
+
+// tunnel is another node's end of the overlay.
+type tunnel struct {
+	mac  [6]byte
+	hops []netip.Addr // next hops that are it
+}
+
+// routePlan is what the kernel should hold.
 type routePlan struct {
-	own     []netip.Prefix              // this node's pod networks
-	routes  map[netip.Prefix]netip.Addr // other nodes' pod networks, by gateway
+	own     []netip.Prefix        // this node's pod networks
+	routes  map[netip.Prefix]hop  // other nodes' pod networks
+	tunnels map[netip.Addr]tunnel // by the node's address outside the overlay
+	members []netip.Addr          // who may send through the overlay
 	clashes []clash
 }
 
@@ -52,19 +84,33 @@ type clash struct {
 	winner, lost string
 }
 
-// planRoutes decides from all nodes of the cluster what the node self routes
-// where. The outcome does not depend on the order of peers.
-func planRoutes(self string, peers []peer) routePlan {
-	peers = slices.SortedFunc(slices.Values(peers), func(a, b peer) int {
-		return cmp.Or(a.born.Compare(b.born), cmp.Compare(a.name, b.name))
-	})
-	plan := routePlan{routes: map[netip.Prefix]netip.Addr{}}
+// terrain is what a plan is made for, beside the nodes.
+type terrain struct {
+	self      string
+	mode      Mode
+	underlay6 bool                 // the overlay's own packets are IPv6
+	ways      func(netip.Addr) way // to another node's address
+}
+
+// plan decides from all nodes of the cluster what this node routes where. The
+// outcome does not depend on the order of peers.
+func (t terrain) plan(peers []peer) routePlan {
+	peers = byAge(peers)
+	plan := routePlan{routes: map[netip.Prefix]hop{}, tunnels: map[netip.Addr]tunnel{}}
 	type claim struct {
 		cidr  netip.Prefix
 		owner string
 	}
 	var claims []claim
+	type far struct {
+		peer peer
+		cidr netip.Prefix
+	}
+	var others []far
 	for _, p := range peers {
+		if p.name != t.self {
+			plan.members = append(plan.members, p.addrs...)
+		}
 		for _, cidr := range p.podCIDRs {
 			i := slices.IndexFunc(claims, func(c claim) bool { return c.cidr.Overlaps(cidr) })
 			if i >= 0 {
@@ -72,35 +118,84 @@ func planRoutes(self string, peers []peer) routePlan {
 				continue
 			}
 			claims = append(claims, claim{cidr: cidr, owner: p.name})
-			if p.name == self {
+			if p.name == t.self {
 				plan.own = append(plan.own, cidr)
-			} else if gw, ok := gatewayFor(cidr, p.addrs); ok {
-				plan.routes[cidr] = gw
+			} else {
+				others = append(others, far{p, cidr})
 			}
 		}
 	}
+	for _, o := range others {
+		t.route(&plan, o.peer, o.cidr)
+	}
+	slices.SortFunc(plan.members, netip.Addr.Compare)
+	plan.members = slices.Compact(plan.members)
 	return plan
 }
 
-func gatewayFor(cidr netip.Prefix, addrs []netip.Addr) (netip.Addr, bool) {
+// route adds the way to one pod network of another node.
+func (t terrain) route(plan *routePlan, p peer, cidr netip.Prefix) {
+	if gw, ok := ofFamily(p.addrs, cidr.Addr().Is6()); ok && t.mode == ModeAuto && t.ways(gw) == wayDirect {
+		plan.routes[cidr] = hop{via: gw}
+		return
+	}
+	end, ok := ofFamily(p.addrs, t.underlay6)
+	if !ok {
+		return // it has not said its address yet
+	}
+	mac := overlayMAC(end)
+	next := hop{via: gatewayOf(cidr), overlay: true}
+	if cidr.Addr().Is6() {
+		next.via = linkLocal(mac)
+	}
+	for _, own := range plan.own {
+		if own.Addr().Is6() == cidr.Addr().Is6() {
+			next.src = gatewayOf(own)
+		}
+	}
+	plan.routes[cidr] = next
+	far := plan.tunnels[end]
+	far.mac = mac
+	far.hops = append(far.hops, next.via)
+	plan.tunnels[end] = far
+}
+
+func ofFamily(addrs []netip.Addr, v6 bool) (netip.Addr, bool) {
 	for _, a := range addrs {
-		if a.Is4() == cidr.Addr().Is4() {
+		if a.Is6() == v6 {
 			return a, true
 		}
 	}
 	return netip.Addr{}, false
 }
 
-// diffRoutes tells what to set and what to remove to get from have to want.
-func diffRoutes(want, have map[netip.Prefix]netip.Addr) (set map[netip.Prefix]netip.Addr, remove []netip.Prefix) {
-	set = map[netip.Prefix]netip.Addr{}
-	for cidr, gw := range want {
-		if have[cidr] != gw {
-			set[cidr] = gw
+// overlayMAC is the hardware address of the overlay's device on the node with
+// an address, so that nobody has to be told: locally administered, and the
+// same wherever it is worked out.
+func overlayMAC(node netip.Addr) [6]byte {
+	sum := sha256.Sum256(append([]byte("moot-vxlan "), node.AsSlice()...))
+	mac := [6]byte(sum[:6])
+	mac[0] = mac[0]&^1 | 2
+	return mac
+}
+
+// linkLocal is the IPv6 address that belongs to a hardware address.
+func linkLocal(mac [6]byte) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
+}
+
+// diffRoutes tells what to set and what to remove to get from have to want. A
+// route that changes between link and overlay is both: IPv6 takes a new one
+// only once the old one is gone.
+func diffRoutes(want, have map[netip.Prefix]hop) (set map[netip.Prefix]hop, remove []netip.Prefix) {
+	set = map[netip.Prefix]hop{}
+	for cidr, next := range want {
+		if have[cidr] != next {
+			set[cidr] = next
 		}
 	}
-	for cidr := range have {
-		if _, ok := want[cidr]; !ok {
+	for cidr, old := range have {
+		if next, ok := want[cidr]; !ok || next.overlay != old.overlay {
 			remove = append(remove, cidr)
 		}
 	}
@@ -111,3 +206,14 @@ func diffRoutes(want, have map[netip.Prefix]netip.Addr) (set map[netip.Prefix]ne
 // gatewayOf is the address that a node's pods have as their gateway: the first
 // of the network.
 func gatewayOf(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() }
+
+// overhead is what the overlay adds to a packet: the inner Ethernet header, and
+// the VXLAN, UDP and IP headers.
+func overhead(underlay6 bool) int {
+	if underlay6 {
+		return 14 + 8 + 8 + 40
+	}
+	return 14 + 8 + 8 + 20
+}
+
+func hardware(mac [6]byte) stdnet.HardwareAddr { return stdnet.HardwareAddr(mac[:]) }

@@ -30,6 +30,11 @@ func testPeer(name string, age int, ip string, cidrs ...string) peer {
 	return p
 }
 
+// direct is a terrain where all nodes share a link.
+func direct(self string) terrain {
+	return terrain{self: self, mode: ModeAuto, ways: func(netip.Addr) way { return wayDirect }}
+}
+
 func TestPlanRoutes(t *testing.T) {
 	peers := []peer{
 		testPeer("n1", 5, "10.0.0.1", "10.42.0.0/24"),
@@ -40,10 +45,10 @@ func TestPlanRoutes(t *testing.T) {
 		testPeer("n6", 1, "10.0.0.6", "10.42.0.128/25"), // clashes with n1
 		testPeer("n7", 1, "fd00::7", "10.42.7.0/24"),    // wrong family
 	}
-	want := map[netip.Prefix]netip.Addr{cidr("10.42.1.0/24"): addr("10.0.0.2")}
+	want := map[netip.Prefix]hop{cidr("10.42.1.0/24"): {via: addr("10.0.0.2")}}
 	for range 20 {
 		rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
-		plan := planRoutes("n1", peers)
+		plan := direct("n1").plan(peers)
 		if !maps.Equal(plan.routes, want) {
 			t.Fatalf("routes %v, want %v", plan.routes, want)
 		}
@@ -58,18 +63,24 @@ func TestPlanRoutes(t *testing.T) {
 		}
 	}
 	// The younger of two claimants routes to nobody what it thought its own.
-	plan := planRoutes("n5", peers)
-	if len(plan.own) != 0 || plan.routes[cidr("10.42.1.0/24")] != addr("10.0.0.2") {
+	plan := direct("n5").plan(peers)
+	if len(plan.own) != 0 || plan.routes[cidr("10.42.1.0/24")].via != addr("10.0.0.2") {
 		t.Fatalf("loser's plan: own %v, routes %v", plan.own, plan.routes)
 	}
 }
 
 func TestDiffRoutes(t *testing.T) {
-	have := map[netip.Prefix]netip.Addr{cidr("10.42.1.0/24"): addr("10.0.0.2"), cidr("10.42.2.0/24"): addr("10.0.0.3"), cidr("10.42.3.0/24"): addr("10.0.0.4")}
-	want := map[netip.Prefix]netip.Addr{cidr("10.42.1.0/24"): addr("10.0.0.2"), cidr("10.42.2.0/24"): addr("10.0.0.9"), cidr("10.42.4.0/24"): addr("10.0.0.5")}
+	to := func(a string) hop { return hop{via: addr(a)} }
+	over := hop{via: addr("10.42.7.1"), overlay: true}
+	have := map[netip.Prefix]hop{
+		cidr("10.42.1.0/24"): to("10.0.0.2"), cidr("10.42.2.0/24"): to("10.0.0.3"), cidr("10.42.3.0/24"): to("10.0.0.4"), cidr("10.42.7.0/24"): to("10.0.0.7"),
+	}
+	want := map[netip.Prefix]hop{
+		cidr("10.42.1.0/24"): to("10.0.0.2"), cidr("10.42.2.0/24"): to("10.0.0.9"), cidr("10.42.4.0/24"): to("10.0.0.5"), cidr("10.42.7.0/24"): over,
+	}
 	set, remove := diffRoutes(want, have)
-	wantSet := map[netip.Prefix]netip.Addr{cidr("10.42.2.0/24"): addr("10.0.0.9"), cidr("10.42.4.0/24"): addr("10.0.0.5")}
-	if !maps.Equal(set, wantSet) || !reflect.DeepEqual(remove, []netip.Prefix{cidr("10.42.3.0/24")}) {
+	wantSet := map[netip.Prefix]hop{cidr("10.42.2.0/24"): to("10.0.0.9"), cidr("10.42.4.0/24"): to("10.0.0.5"), cidr("10.42.7.0/24"): over}
+	if !maps.Equal(set, wantSet) || !reflect.DeepEqual(remove, []netip.Prefix{cidr("10.42.3.0/24"), cidr("10.42.7.0/24")}) {
 		t.Fatalf("set %v, remove %v", set, remove)
 	}
 	if set, remove := diffRoutes(want, want); len(set) != 0 || len(remove) != 0 {
@@ -105,7 +116,7 @@ func TestPeerOf(t *testing.T) {
 }
 
 func TestConflist(t *testing.T) {
-	raw, err := buildConflist([]netip.Prefix{cidr("10.42.3.0/24")}, cidr("10.42.0.0/16"), 1450, "/run/moot/cni")
+	raw, err := buildConflist([]netip.Prefix{cidr("10.42.3.0/24")}, []netip.Prefix{cidr("10.42.0.0/16")}, 1450, "/run/moot/cni")
 	if err != nil {
 		t.Fatal(err)
 	}

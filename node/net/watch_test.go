@@ -29,7 +29,7 @@ func TestWatchRoutes(t *testing.T) {
 		}
 		return
 	}
-	cluster, gateway := cidr("10.42.0.0/16"), []netip.Addr{addr("10.42.0.1")}
+	cluster, gateway := []netip.Prefix{cidr("10.42.0.0/16")}, []netip.Addr{addr("10.42.0.1")}
 	ctx, cancel := context.WithCancel(t.Context())
 	pokes, ended := make(chan struct{}, 1), make(chan error, 1)
 	agent := &Agent{cfg: Config{Log: slog.New(slog.DiscardHandler)}}
