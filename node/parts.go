@@ -199,29 +199,56 @@ func (n *Node) networkPart(keys *pki.Bundle, r *replica, m *membership) (part, <
 	gateways := make(chan []netip.Addr, 1)
 	return part{name: "pod network", stopWithin: quickStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
 		return agent.Run(ctx, func(net mootnet.Network) {
+			select {
+			case <-gateways: // of before, which nobody has taken
+			default:
+			}
 			gateways <- net.Gateways
 			ready()
 		})
 	})}, gateways, nil
 }
 
+// dnsPart starts the server anew when it has other addresses to listen on.
 func (n *Node) dnsPart(keys *pki.Bundle, gateways <-chan []netip.Addr) part {
 	return part{name: "DNS", stopWithin: quickStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
-		cfg := dns.DefaultConfig()
+		var listen []netip.Addr
 		select {
-		case cfg.Listen = <-gateways:
+		case listen = <-gateways:
 		case <-ctx.Done():
 			return nil
 		}
-		cfg.NodeName, cfg.Domain, cfg.Kubeconfig, cfg.Log = n.cfg.NodeName, n.cfg.ClusterDomain, keys.DNS, n.log
-		cfg.StateDir = filepath.Join(n.cfg.DataDir, "dns")
-		cfg.RestoreKlog = func() { redirectUpstreamLogs(n.log) }
-		server, err := dns.New(cfg)
-		if err != nil {
-			return err
+		for ctx.Err() == nil {
+			serving, end := context.WithCancel(ctx)
+			var group errgroup.Group
+			group.Go(func() error {
+				defer end()
+				return n.serveDNS(serving, keys, listen, ready)
+			})
+			select {
+			case listen = <-gateways:
+				end()
+			case <-serving.Done():
+			}
+			if err := group.Wait(); err != nil {
+				return err
+			}
 		}
-		return server.Run(ctx, ready)
+		return nil
 	})}
+}
+
+func (n *Node) serveDNS(ctx context.Context, keys *pki.Bundle, listen []netip.Addr, ready func()) error {
+	cfg := dns.DefaultConfig()
+	cfg.Listen = listen
+	cfg.NodeName, cfg.Domain, cfg.Kubeconfig, cfg.Log = n.cfg.NodeName, n.cfg.ClusterDomain, keys.DNS, n.log
+	cfg.StateDir = filepath.Join(n.cfg.DataDir, "dns")
+	cfg.RestoreKlog = func() { redirectUpstreamLogs(n.log) }
+	server, err := dns.New(cfg)
+	if err != nil {
+		return err
+	}
+	return server.Run(ctx, ready)
 }
 
 func (n *Node) volumePart(keys *pki.Bundle) (part, error) {

@@ -67,8 +67,9 @@ func New(cfg Config) (*Agent, error) {
 }
 
 // Run keeps the network until ctx ends, and then returns nil. ready, which may
-// be nil, is called once: when the node has a pod network and the plugin is
-// configured. What was set stays when Run returns, for the pods that run on.
+// be nil, is called when the node has a pod network and the plugin is
+// configured, and again when it has another one. What was set stays when Run
+// returns, for the pods that run on.
 func (a *Agent) Run(ctx context.Context, ready func(Network)) error {
 	trigger := make(chan struct{}, 1)
 	poke := func() {
@@ -109,6 +110,7 @@ func (a *Agent) loop(ctx context.Context, nodes listers.NodeLister, trigger <-ch
 	defer timer.Stop()
 	started, told := time.Now(), ""
 	warned, pending := false, false
+	var said Network
 	for {
 		select {
 		case <-ctx.Done():
@@ -143,10 +145,10 @@ func (a *Agent) loop(ctx context.Context, nodes listers.NodeLister, trigger <-ch
 			told = ""
 			timer.Reset(resync)
 		}
-		if ready != nil && len(network.PodCIDRs) > 0 {
+		if ready != nil && len(network.PodCIDRs) > 0 && !slices.Equal(network.PodCIDRs, said.PodCIDRs) {
 			a.cfg.Log.Info("pod network ready", "podCIDRs", network.PodCIDRs, "gateways", network.Gateways)
 			ready(network)
-			ready = nil
+			said = network
 		}
 	}
 }
