@@ -1,0 +1,484 @@
+//go:build ignore
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/* Services for packets that come from outside the node: NodePorts, external
+ * addresses, load balancers. A client is led to a backend by the Maglev table of
+ * the frontend. To a backend on this node the packet goes on through the stack
+ * with only its destination changed, and its answer is turned back as it leaves.
+ * To one elsewhere it also takes a source of this node, so that the answer comes
+ * back here, and neither way passes the stack: a packet with this node's own
+ * address as its source would be refused there.
+ *
+ * What cannot be redirected (no route, too large, out of hops) goes to the stack
+ * with its client's address; the stack tells the client by ICMP, which is turned
+ * back like any answer. A client of a frontend without backends is led to port 0
+ * of this node, which nothing can open: the stack refuses it. */
+#include "packet.h"
+
+#define PORT_FIRST 10240 /* below where Linux takes ephemeral ports and NodePorts from */
+#define PORTS 19760
+#define PORT_TRIES 32
+
+/* Too large for the stack together. No program of these runs inside another. */
+struct work {
+	struct packet p;
+	struct packet inner;
+	struct flow forward;
+	struct flow reply;
+	struct flow_key other;
+	struct bpf_fib_lookup fib;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct work);
+} moot_work SEC(".maps");
+
+static __always_inline struct work *work(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&moot_work, &zero);
+}
+
+static __always_inline __u32 mix(__u32 h, __u32 w)
+{
+	w *= 0xcc9e2d51;
+	w = w << 15 | w >> 17;
+	h ^= w * 0x1b873593;
+	h = h << 13 | h >> 19;
+	return h * 5 + 0xe6546b64;
+}
+
+/* The same for the same client and frontend on every node (MurmurHash3). */
+static __always_inline __u32 hash(const struct addr *client, __be16 port, const struct frontend_key *fk)
+{
+	__u32 h = 0x6d6f6f74;
+
+	for (int i = 0; i < 4; i++)
+		h = mix(h, client->word[i]);
+	for (int i = 0; i < 4; i++)
+		h = mix(h, fk->addr.word[i]);
+	h = mix(h, (__u32)port << 16 | fk->port);
+	h = mix(h, fk->proto);
+	h ^= h >> 16;
+	h *= 0x85ebca6b;
+	h ^= h >> 13;
+	h *= 0xc2b2ae35;
+	return h ^ h >> 16;
+}
+
+static __always_inline struct service *find(const struct packet *p, struct frontend_key *fk)
+{
+	struct service *svc;
+
+	__builtin_memset(fk, 0, sizeof(*fk));
+	fk->addr = p->key.dst;
+	fk->port = p->key.dport;
+	fk->proto = p->key.proto;
+	fk->side = SIDE_OUTSIDE;
+	svc = bpf_map_lookup_elem(&moot_services, fk);
+	if (svc || !bpf_map_lookup_elem(&moot_addresses, &fk->addr))
+		return svc;
+	__builtin_memset(&fk->addr, 0, sizeof(fk->addr));
+	if (!p->ipv6)
+		mapped(&fk->addr, 0);
+	return bpf_map_lookup_elem(&moot_services, fk);
+}
+
+static __always_inline int let_in(const struct service *svc, const struct addr *client)
+{
+	struct source_key key = { .prefixlen = 160, .id = svc->id, .addr = *client };
+
+	return !(svc->flags & SERVICE_SOURCES) || bpf_map_lookup_elem(&moot_sources, &key);
+}
+
+static __always_inline int serves(__u32 id, const struct addr *a, __be16 port, __u8 *flags)
+{
+	struct member_key key = { .id = id, .addr = *a, .port = port };
+	__u8 *member = bpf_map_lookup_elem(&moot_members, &key);
+
+	if (!member)
+		return 0;
+	*flags = *member;
+	return 1;
+}
+
+/* Takes the backend that the client last had, if it is to, else its slot's. */
+static __always_inline int choose(const struct packet *p, const struct service *svc, const struct frontend_key *fk,
+				  __u64 now, struct backend *to)
+{
+	struct affinity_key ak = { .client = p->key.src, .id = svc->id };
+	struct affinity *last = 0;
+	struct slot_key slot = { .set = svc->set };
+	struct backend *b;
+	__u8 flags = 0;
+
+	if (svc->affinity_s)
+		last = bpf_map_lookup_elem(&moot_affinity, &ak);
+	if (last && now - last->seen_ns <= svc->affinity_s * SECOND &&
+	    serves(svc->id, &last->addr, last->port, &flags)) {
+		to->addr = last->addr;
+		to->port = last->port;
+		to->flags = flags & BACKEND_LOCAL;
+		last->seen_ns = now;
+		return 1;
+	}
+	slot.index = hash(&p->key.src, svc->affinity_s ? 0 : p->key.sport, fk) % svc->slots;
+	b = bpf_map_lookup_elem(&moot_slots, &slot);
+	if (!b)
+		return 0;
+	*to = *b;
+	if (svc->affinity_s) {
+		struct affinity now_is = { .addr = b->addr, .port = b->port, .seen_ns = now };
+
+		bpf_map_update_elem(&moot_affinity, &ak, &now_is, BPF_ANY);
+	}
+	return 1;
+}
+
+/* Where a packet of w->forward would leave. Returns BPF_FIB_LKUP_RET_*. */
+static __always_inline int route(struct __sk_buff *skb, struct work *w, const struct addr *src, const struct addr *dst)
+{
+	__builtin_memset(&w->fib, 0, sizeof(w->fib));
+	w->fib.ifindex = skb->ifindex;
+	w->fib.l4_protocol = w->p.key.proto;
+	if (w->p.ipv6) {
+		w->fib.family = AF_INET6;
+		*(struct addr *)w->fib.ipv6_src = *src;
+		*(struct addr *)w->fib.ipv6_dst = *dst;
+	} else {
+		w->fib.family = AF_INET;
+		w->fib.tos = w->p.tos & 0x1c;
+		w->fib.ipv4_src = src->word[3];
+		w->fib.ipv4_dst = dst->word[3];
+	}
+	return bpf_fib_lookup(skb, &w->fib, sizeof(w->fib), 0);
+}
+
+static __always_inline int own_address(__u32 ifindex, __u8 ipv6, struct addr *out)
+{
+	struct device *d = bpf_map_lookup_elem(&moot_devices, &ifindex);
+
+	if (!d)
+		return 0;
+	*out = ipv6 ? d->ipv6 : d->ipv4;
+	return (out->word[0] | out->word[1] | out->word[2] | out->word[3]) != 0;
+}
+
+/* Enters w->reply under a port that no other connection to the backend has:
+ * the client's own if it keeps its address and can, else one by its hash, so that
+ * a node that forgot the connection gives it the same again. */
+static __always_inline int claim(struct work *w, __u32 h, __u64 now)
+{
+	other_way(&w->p.key, &w->forward, &w->other);
+	for (int i = 0; i < PORT_TRIES; i++) {
+		struct flow *held;
+
+		if (i || (w->forward.flags & FLOW_REMOTE))
+			w->forward.sport = w->other.dport = bpf_htons(PORT_FIRST + (h + i * i * 7) % PORTS);
+		if (!bpf_map_update_elem(&moot_flows, &w->other, &w->reply, BPF_NOEXIST))
+			return 1;
+		held = bpf_map_lookup_elem(&moot_flows, &w->other);
+		if (!held)
+			continue;
+		/* What is left of this very connection, or of one that is over. */
+		if ((same(&held->dst, &w->reply.dst) && same(&held->src, &w->reply.src) &&
+		     held->dport == w->reply.dport && held->sport == w->reply.sport) ||
+		    now - held->seen_ns > lifetime(held, w->p.key.proto)) {
+			bpf_map_update_elem(&moot_flows, &w->other, &w->reply, BPF_ANY);
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* Makes a connection of the packet in w->p. Returns 1, and its entry in
+ * w->forward, or else what to do with the packet. */
+static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 now)
+{
+	struct frontend_key fk;
+	struct backend to = {};
+	struct service *svc = find(&w->p, &fk);
+	__u32 h;
+
+	if (!svc)
+		return NEXT;
+	if (!let_in(svc, &w->p.key.src) || (w->p.flags & TCP_RST))
+		return TC_ACT_SHOT;
+	__builtin_memset(&w->forward, 0, sizeof(w->forward));
+	if (!svc->slots) {
+		if ((svc->flags & SERVICE_DROP) || !own_address(skb->ifindex, w->p.ipv6, &to.addr))
+			return TC_ACT_SHOT;
+		to.flags = BACKEND_LOCAL;
+		w->forward.flags = FLOW_REFUSE;
+	} else if (!choose(&w->p, svc, &fk, now, &to)) {
+		return TC_ACT_SHOT; /* the set was just replaced; the client asks again */
+	}
+	w->forward.dst = to.addr;
+	w->forward.dport = to.port;
+	w->forward.src = w->p.key.src;
+	w->forward.sport = w->p.key.sport;
+	w->forward.ifindex = skb->ifindex;
+	w->forward.seen_ns = now;
+	w->forward.id = svc->id;
+	if (!(to.flags & BACKEND_LOCAL)) {
+		int rc = route(skb, w, &w->p.key.src, &to.addr);
+
+		w->forward.flags |= FLOW_REMOTE;
+		if (!(rc == BPF_FIB_LKUP_RET_SUCCESS || rc == BPF_FIB_LKUP_RET_NO_NEIGH || rc == BPF_FIB_LKUP_RET_FRAG_NEEDED) ||
+		    !own_address(w->fib.ifindex, w->p.ipv6, &w->forward.src))
+			if (!own_address(skb->ifindex, w->p.ipv6, &w->forward.src))
+				return TC_ACT_SHOT;
+	}
+	w->reply = w->forward;
+	w->reply.src = w->p.key.dst;
+	w->reply.sport = w->p.key.dport;
+	w->reply.dst = w->p.key.src;
+	w->reply.dport = w->p.key.sport;
+	w->reply.flags |= FLOW_REPLY;
+	h = hash(&w->p.key.src, w->p.key.sport, &fk);
+	if (!claim(w, h, now))
+		return TC_ACT_SHOT; /* every port to this backend is taken */
+	bpf_map_update_elem(&moot_flows, &w->p.key, &w->forward, BPF_ANY);
+	return 1;
+}
+
+/* Notes in both entries what the packet tells of the connection. */
+static __always_inline void note(struct work *w, struct flow *f, __u64 now)
+{
+	__u8 state = f->state;
+	struct flow *other;
+
+	if (f->flags & FLOW_REPLY)
+		state |= STATE_REPLIED;
+	if (w->p.flags & TCP_FIN)
+		state |= (f->flags & FLOW_REPLY) ? STATE_BACKEND_FIN : STATE_CLIENT_FIN;
+	if (w->p.flags & TCP_RST)
+		state |= STATE_RESET;
+	if (state == f->state && now - f->seen_ns < SECOND)
+		return;
+	f->state = state;
+	f->seen_ns = now;
+	other_way(&w->p.key, f, &w->other);
+	other = bpf_map_lookup_elem(&moot_flows, &w->other);
+	if (other) {
+		other->state = state;
+		other->seen_ns = now;
+	}
+}
+
+/* Whether the entry still says where the packet belongs. */
+static __always_inline int holds(const struct work *w, const struct flow *f, __u64 now)
+{
+	__u8 ignored;
+
+	if ((f->flags & FLOW_REFUSE) || now - f->seen_ns > lifetime(f, w->p.key.proto))
+		return 0;
+	if (w->p.key.proto == IPPROTO_TCP)
+		return !((w->p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && over(f));
+	return serves(f->id, &f->dst, f->dport, &ignored); /* nothing else would ever end it */
+}
+
+/* To the stack with the client's address, for it to say what is wrong. */
+static __always_inline int complain(struct __sk_buff *skb, struct work *w, const struct flow *f)
+{
+	if (f != &w->forward)
+		w->forward = *f;
+	w->forward.flags = 0;
+	w->forward.src = w->p.key.src;
+	w->forward.sport = w->p.key.sport;
+	w->reply = w->forward;
+	w->reply.flags = FLOW_REPLY;
+	w->reply.src = w->p.key.dst;
+	w->reply.sport = w->p.key.dport;
+	w->reply.dst = w->p.key.src;
+	w->reply.dport = w->p.key.sport;
+	other_way(&w->p.key, &w->forward, &w->other);
+	bpf_map_update_elem(&moot_flows, &w->other, &w->reply, BPF_ANY);
+	translate(skb, &w->p, &w->p.key.src, &w->forward.dst, w->p.key.sport, w->forward.dport);
+	return NEXT;
+}
+
+static __always_inline int send_on(struct __sk_buff *skb, struct work *w, struct flow *f)
+{
+	struct bpf_redir_neigh to = {};
+	int rc = route(skb, w, &f->src, &f->dst);
+
+	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED && !w->p.dont_fragment)
+		return TC_ACT_SHOT;
+	if ((rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH) || w->p.ttl <= 1)
+		return complain(skb, w, f);
+	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport);
+	hop(skb, &w->p);
+	to.nh_family = w->fib.family;
+	if (w->fib.family == AF_INET)
+		to.ipv4_nh = w->fib.ipv4_dst;
+	else
+		*(struct addr *)to.ipv6_nh = *(struct addr *)w->fib.ipv6_dst;
+	return bpf_redirect_neigh(w->fib.ifindex, &to, sizeof(to), 0);
+}
+
+/* An answer from a backend elsewhere, back out the way its client came in. */
+static __always_inline int send_back(struct __sk_buff *skb, struct work *w, struct flow *f)
+{
+	if (w->p.ttl <= 1)
+		return TC_ACT_SHOT;
+	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport);
+	hop(skb, &w->p);
+	return bpf_redirect_neigh(f->ifindex, 0, 0, 0);
+}
+
+static __always_inline int is_error(__u8 ipv6, __u8 type)
+{
+	if (ipv6)
+		return type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
+	return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+}
+
+/* An ICMP error about a packet of a connection: it quotes that packet, which
+ * went the other way, as it was after its translation. */
+static __always_inline int icmp(struct __sk_buff *skb, struct work *w, int leaving)
+{
+	struct packet *p = &w->p, *in = &w->inner;
+	struct ports ports;
+	struct addr outer_src;
+	__u32 id, check = p->l4 + 2;
+	__s64 diff;
+	struct flow *f;
+	__u8 type;
+	int frag;
+
+	if (bpf_skb_load_bytes(skb, p->l4, &type, 1) || !is_error(p->ipv6, type))
+		return NEXT;
+	__builtin_memset(in, 0, sizeof(*in));
+	in->ipv6 = p->ipv6;
+	in->l3 = p->l4 + 8;
+	if (!parse_ip(skb, in, &frag, &id) || in->bare || bpf_skb_load_bytes(skb, in->l4, &ports, sizeof(ports)))
+		return NEXT;
+	if (in->key.proto != IPPROTO_TCP && in->key.proto != IPPROTO_UDP)
+		return NEXT;
+	w->other.src = in->key.dst;
+	w->other.dst = in->key.src;
+	w->other.sport = ports.dst;
+	w->other.dport = ports.src;
+	w->other.proto = in->key.proto;
+	w->other.pad[0] = w->other.pad[1] = w->other.pad[2] = 0;
+	f = bpf_map_lookup_elem(&moot_flows, &w->other);
+	if (!f || !same(&p->key.dst, &w->other.dst))
+		return NEXT;
+	if (leaving && ((f->flags & FLOW_REMOTE) || !(f->flags & FLOW_REPLY)))
+		return NEXT;
+	if (!leaving && !(f->flags & FLOW_REMOTE) && (f->flags & FLOW_REPLY))
+		return NEXT;
+	w->forward = *f;
+	f = &w->forward;
+	/* A router on the way keeps its address where this node kept the client's. */
+	outer_src = ((f->flags & FLOW_REMOTE) || same(&p->key.src, &w->other.src)) ? f->src : p->key.src;
+
+	struct ports quoted = { .src = f->dport, .dst = f->sport };
+	/* The quoted header's own checksum makes up for its addresses; IPv6 has none. */
+	diff = write_addrs(skb, in, in->l3, &in->key.src, &in->key.dst, &f->dst, &f->src, 0);
+	if (p->ipv6)
+		bpf_l4_csum_replace(skb, check, 0, diff, 0);
+	diff = bpf_csum_diff((__be32 *)&ports, sizeof(ports), (__be32 *)&quoted, sizeof(quoted), 0);
+	bpf_l4_csum_replace(skb, check, 0, diff, 0);
+	bpf_skb_store_bytes(skb, in->l4, &quoted, sizeof(quoted), 0);
+	diff = write_addrs(skb, p, p->l3, &p->key.src, &p->key.dst, &outer_src, &f->dst, BPF_F_RECOMPUTE_CSUM);
+	if (p->ipv6)
+		bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR);
+	if (!(f->flags & FLOW_REMOTE))
+		return NEXT;
+	if (p->ttl <= 1)
+		return TC_ACT_SHOT;
+	hop(skb, p);
+	if (f->flags & FLOW_REPLY)
+		return bpf_redirect_neigh(f->ifindex, 0, 0, 0);
+	int rc = route(skb, w, &f->src, &f->dst);
+
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return TC_ACT_SHOT;
+	return bpf_redirect_neigh(w->fib.ifindex, 0, 0, 0);
+}
+
+static __always_inline int arrive(struct __sk_buff *skb, int from_clients)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct work *w = work();
+	struct flow *f;
+	int verdict;
+
+	if (!w)
+		return NEXT;
+	__builtin_memset(&w->p, 0, sizeof(w->p));
+	if (!parse(skb, &w->p))
+		return NEXT;
+	if (w->p.key.proto != IPPROTO_TCP && w->p.key.proto != IPPROTO_UDP)
+		return icmp(skb, w, 0);
+	f = bpf_map_lookup_elem(&moot_flows, &w->p.key);
+	if (f && (f->flags & FLOW_REPLY)) {
+		if (!(f->flags & FLOW_REMOTE))
+			return NEXT;
+		note(w, f, now);
+		return send_back(skb, w, f);
+	}
+	if (!from_clients)
+		return NEXT;
+	if (f && !holds(w, f, now)) {
+		other_way(&w->p.key, f, &w->other);
+		bpf_map_delete_elem(&moot_flows, &w->other);
+		bpf_map_delete_elem(&moot_flows, &w->p.key);
+		f = 0;
+	}
+	if (f) {
+		note(w, f, now);
+	} else {
+		verdict = begin(skb, w, now);
+		if (verdict != 1)
+			return verdict;
+		f = &w->forward;
+	}
+	if (f->flags & FLOW_REMOTE)
+		return send_on(skb, w, f);
+	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport);
+	return NEXT;
+}
+
+/* What clients send, and answers of backends elsewhere. */
+SEC("tc")
+int moot_uplink_in(struct __sk_buff *skb)
+{
+	return arrive(skb, 1);
+}
+
+/* Answers of backends elsewhere. */
+SEC("tc")
+int moot_overlay_in(struct __sk_buff *skb)
+{
+	return arrive(skb, 0);
+}
+
+/* Answers of backends here. */
+SEC("tc")
+int moot_uplink_out(struct __sk_buff *skb)
+{
+	struct work *w = work();
+	struct flow *f;
+
+	if (!w)
+		return NEXT;
+	__builtin_memset(&w->p, 0, sizeof(w->p));
+	if (!parse(skb, &w->p))
+		return NEXT;
+	if (w->p.key.proto != IPPROTO_TCP && w->p.key.proto != IPPROTO_UDP)
+		return icmp(skb, w, 1);
+	f = bpf_map_lookup_elem(&moot_flows, &w->p.key);
+	if (!f || !(f->flags & FLOW_REPLY) || (f->flags & FLOW_REMOTE))
+		return NEXT;
+	note(w, f, bpf_ktime_get_ns());
+	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport);
+	return NEXT;
+}
+
+char __license[] SEC("license") = "Dual MIT/GPL";

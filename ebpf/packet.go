@@ -1,0 +1,231 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+)
+
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -target bpfel -no-global-types -cc clang -strip llvm-strip -cflags "-O2 -g -Wall -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu" packet bpf/packet.c
+
+// packets are the programs for packets from outside the node. Its own maps, and
+// the links that attach the programs to devices, are pinned and outlive it.
+type packets struct {
+	pins  string
+	noTCX bool
+	log   *slog.Logger
+	coll  *ebpf.Collection
+}
+
+// ownMaps are those that no other program shares.
+var ownMaps = [...]string{"moot_flows", "moot_fragments", "moot_devices"}
+
+// openPackets loads the programs onto the shared maps, by name, and its own
+// maps, pinned in the directory pins, which are adopted if their layout is the
+// same: then the connections of the programs before go on.
+func openPackets(pins string, shared map[string]*ebpf.Map, noTCX bool, log *slog.Logger) (*packets, error) {
+	spec, err := loadPacket()
+	if err != nil {
+		return nil, fmt.Errorf("read packet programs: %w", err)
+	}
+	for _, name := range ownMaps {
+		spec.Maps[name].Pinning = ebpf.PinByName
+	}
+	replace := map[string]*ebpf.Map{}
+	for name, m := range shared {
+		if _, used := spec.Maps[name]; used {
+			replace[name] = m
+		}
+	}
+	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}, MapReplacements: replace}
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if errors.Is(err, ebpf.ErrMapIncompatible) {
+		log.Warn("open connections from outside are forgotten: their layout is another", "err", err)
+		for _, name := range ownMaps {
+			if err := os.Remove(filepath.Join(pins, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return nil, fmt.Errorf("remove map of another layout: %w", err)
+			}
+		}
+		coll, err = ebpf.NewCollectionWithOptions(spec, opts)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load packet programs: %w", err)
+	}
+	if !noTCX && !haveTCX(coll.Programs["moot_uplink_in"]) {
+		noTCX = true
+	}
+	return &packets{pins: pins, noTCX: noTCX, log: log, coll: coll}, nil
+}
+
+// haveTCX says whether the kernel has links for tc programs (6.6).
+func haveTCX(prog *ebpf.Program) bool {
+	// No device has this index. A kernel without tcx refuses before it looks.
+	l, err := link.AttachTCX(link.TCXOptions{Interface: 1 << 30, Program: prog, Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		_ = l.Close()
+	}
+	return !errors.Is(err, link.ErrNotSupported)
+}
+
+// close leaves everything attached.
+func (p *packets) close() { p.coll.Close() }
+
+// hook is one place where a program is attached.
+type hook struct {
+	device  netlink.Link
+	egress  bool
+	program string
+}
+
+const pinPrefix = "packet_"
+
+func (h hook) pin() string {
+	way := "in"
+	if h.egress {
+		way = "out"
+	}
+	return fmt.Sprintf("%s%d_%s", pinPrefix, h.device.Attrs().Index, way)
+}
+
+// setDevices attaches the programs to the devices and detaches them from all
+// others. A program that is attached is replaced without a gap. It also reads
+// the devices' addresses, from which the node speaks to backends elsewhere; it is
+// to be called again when they change. A device must carry Ethernet frames.
+func (p *packets) setDevices(uplinks, overlay []string) error {
+	hooks, sources, err := devices(uplinks, overlay)
+	if err != nil {
+		return err
+	}
+	if err := p.setSources(sources); err != nil {
+		return err
+	}
+	attach, detach := p.attachTCX, p.detachTCX
+	other := detachFilters
+	if p.noTCX {
+		attach, detach, other = attachFilter, detachFilters, p.detachTCX
+	}
+	for _, h := range hooks {
+		if err := attach(h, p.coll.Programs[h.program]); err != nil {
+			return fmt.Errorf("attach %s to %s: %w", h.program, h.device.Attrs().Name, err)
+		}
+	}
+	return errors.Join(detach(hooks), other(nil))
+}
+
+func devices(uplinks, overlay []string) ([]hook, map[uint32]device, error) {
+	var hooks []hook
+	sources := map[uint32]device{}
+	var fallback device
+	add := func(name string, overlay bool) error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("find device %s: %w", name, err)
+		}
+		if kind := l.Attrs().EncapType; kind != "ether" {
+			return fmt.Errorf("device %s carries no Ethernet frames: %q", name, kind)
+		}
+		index := uint32(l.Attrs().Index)
+		if _, twice := sources[index]; twice {
+			return nil
+		}
+		dev, err := deviceOf(l)
+		if err != nil {
+			return err
+		}
+		fallback = fallback.or(dev)
+		sources[index] = dev.or(fallback)
+		if overlay {
+			hooks = append(hooks, hook{l, false, "moot_overlay_in"})
+			return nil
+		}
+		hooks = append(hooks, hook{l, false, "moot_uplink_in"}, hook{l, true, "moot_uplink_out"})
+		return nil
+	}
+	for _, name := range uplinks {
+		if err := add(name, false); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, name := range overlay {
+		if err := add(name, true); err != nil {
+			return nil, nil, err
+		}
+	}
+	return hooks, sources, nil
+}
+
+func (p *packets) attachTCX(h hook, prog *ebpf.Program) error {
+	path := filepath.Join(p.pins, h.pin())
+	index := h.device.Attrs().Index
+	old, err := link.LoadPinnedLink(path, nil)
+	switch {
+	case err == nil:
+		defer func() { _ = old.Close() }()
+		if info, err := old.Info(); err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == index {
+			if err := old.Update(prog); err != nil {
+				return fmt.Errorf("replace program: %w", err)
+			}
+			return nil
+		}
+		// Its device is gone and another has its index.
+		if err := old.Unpin(); err != nil {
+			return fmt.Errorf("unpin link: %w", err)
+		}
+	case !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("load pinned link: %w", err)
+	}
+	at := ebpf.AttachTCXIngress
+	if h.egress {
+		at = ebpf.AttachTCXEgress
+	}
+	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: at})
+	if err != nil {
+		return err
+	}
+	if err := l.Pin(path); err != nil {
+		return errors.Join(fmt.Errorf("pin link: %w", err), l.Close())
+	}
+	return l.Close()
+}
+
+// detachTCX detaches what is attached by links and not among keep.
+func (p *packets) detachTCX(keep []hook) error { return detachLinks(p.pins, keep) }
+
+func detachLinks(pins string, keep []hook) error {
+	kept := map[string]bool{}
+	for _, h := range keep {
+		kept[h.pin()] = true
+	}
+	entries, err := os.ReadDir(pins)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("list pins: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), pinPrefix) || kept[e.Name()] {
+			continue
+		}
+		if err := os.Remove(filepath.Join(pins, e.Name())); err != nil {
+			return fmt.Errorf("detach %s: %w", e.Name(), err)
+		}
+	}
+	return nil
+}
+
+// removePackets detaches the programs from all devices of this network
+// namespace and unpins their maps.
+func removePackets(pins string) error {
+	errs := []error{detachLinks(pins, nil), detachFilters(nil)}
+	for _, name := range ownMaps {
+		if err := os.Remove(filepath.Join(pins, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("unpin %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
