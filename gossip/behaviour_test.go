@@ -130,6 +130,34 @@ func TestKilledDaemonComesBack(t *testing.T) {
 	})
 }
 
+// A daemon that is killed resets its streams. Once it is no longer tailed,
+// nothing else happens that would have the others look at it again.
+func TestKilledDaemonIsDead(t *testing.T) {
+	inBubble(t, 5, func(t *testing.T, c *simulate.Cluster) {
+		start(t, c)
+		simulate.Pass(5 * time.Second)
+		if err := c.Nodes[0].Kill(); err != nil {
+			t.Fatal(err)
+		}
+		left := c.Nodes[1:]
+		took := await(t, 10*time.Second, "all declare it dead", func() bool {
+			for _, n := range left {
+				if stateOf(n, "n1") != gossip.StateDead {
+					return false
+				}
+			}
+			return true
+		})
+		t.Logf("dead after %v", took)
+		if took < 1750*time.Millisecond {
+			t.Error("a daemon that starts again would be taken for dead")
+		}
+		if got := leaders(left); len(got) != 1 || got[0] != "n2" {
+			t.Errorf("leaders %v, want the oldest left", got)
+		}
+	})
+}
+
 // register writes the register of members, as joining does.
 func register(t *testing.T, at *simulate.Node, nodes ...*simulate.Node) {
 	t.Helper()

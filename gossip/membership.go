@@ -157,6 +157,11 @@ func (w *membersLoop) gather(elapsed time.Duration) bool {
 		}
 		fresh[name] = e
 	}
+	for name, e := range w.evidence {
+		if _, ok := fresh[name]; !ok && e.known {
+			changed = true // what is no longer tailed has lost its alibi
+		}
+	}
 	w.evidence = fresh
 	return changed
 }
@@ -229,8 +234,10 @@ func (a *Agent) judgePeers(members map[string]Member) {
 func (w *membersLoop) follow(ctx context.Context, now time.Time) {
 	a := w.agent
 	live := make(map[string]bool, len(w.peers))
+	limits := a.limits()
 	for name, p := range w.peers {
-		if p.standing == standingAlive || p.standing == standingFailed && w.evidence[name].known && !w.evidence[name].broken {
+		e := w.evidence[name]
+		if p.standing == standingAlive || p.standing == standingFailed && e.known && (!e.broken || e.silent < limits.called) {
 			live[name] = true
 		}
 	}

@@ -45,11 +45,13 @@ type settings struct {
 	hold    time.Duration
 	wait    time.Duration
 	seed    uint64
+	ways    []string
 	verbose bool
 }
 
 func newRoot() *cobra.Command {
-	set := settings{bin: "bin", nodes: 5, rounds: 3, soak: 30 * time.Minute, hold: time.Minute, wait: 5 * time.Minute, seed: rand.Uint64N(1e9)}
+	set := settings{bin: "bin", nodes: 5, rounds: 3, soak: 30 * time.Minute, hold: time.Minute, wait: 5 * time.Minute, seed: rand.Uint64N(1e9),
+		ways: []string{deadNode, scenario.LeaderLeave, scenario.LeaderCrash, scenario.LeaderKill, scenario.LeaderStop}}
 	if d, err := time.ParseDuration(os.Getenv("MOOT_SOAK")); err == nil {
 		set.soak = d
 	}
@@ -81,6 +83,7 @@ func newRoot() *cobra.Command {
 	f.DurationVar(&set.hold, "cut", set.hold, "how long a cut lasts")
 	f.DurationVar(&set.wait, "patience", set.wait, "how long a condition is waited for")
 	f.Uint64Var(&set.seed, "seed", set.seed, "draws the faults")
+	f.StringSliceVar(&set.ways, "ways", set.ways, "what goes in the failover: a node that does not lead, or the leader in one of the ways")
 	f.BoolVarP(&set.verbose, "verbose", "v", false, "tell what the testbed does")
 	return cmd
 }
@@ -183,12 +186,16 @@ func chaosTrial(ctx context.Context, b *scenario.Bed, set settings) error {
 	return b.Chaos(ctx, set.soak, 20, set.seed)
 }
 
+// deadNode is what goes when the leader does not.
+const deadNode = "node"
+
 func failoverTrial(ctx context.Context, b *scenario.Bed, set settings) error {
-	if err := b.DeadNode(ctx, set.rounds); err != nil {
-		return err
-	}
-	for _, way := range []string{scenario.LeaderCrash, scenario.LeaderKill, scenario.LeaderStop, scenario.LeaderLeave} {
-		if err := b.LeaderGoes(ctx, way, set.rounds); err != nil {
+	for _, way := range set.ways {
+		do := func() error { return b.LeaderGoes(ctx, way, set.rounds) }
+		if way == deadNode {
+			do = func() error { return b.DeadNode(ctx, set.rounds) }
+		}
+		if err := do(); err != nil {
 			return err
 		}
 	}
