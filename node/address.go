@@ -19,17 +19,36 @@ import (
 // run its pods and serve its API under the address it is known by.
 const standInLink = "moot-standin"
 
-// savedNodeIP is the address of the last start, invalid when there is none.
-func (c *Config) savedNodeIP() netip.Addr {
+// standInFor names the stand-in of an address: each family has its own.
+func standInFor(ip netip.Addr) string {
+	if ip.Is6() {
+		return standInLink + "6"
+	}
+	return standInLink
+}
+
+// savedNodeIPs are the addresses of the last start, none when there was none.
+func (c *Config) savedNodeIPs() []netip.Addr {
 	data, err := os.ReadFile(c.nodeIPFile())
 	if err != nil {
-		return netip.Addr{}
+		return nil
 	}
-	ip, err := netip.ParseAddr(strings.TrimSpace(string(data)))
-	if err != nil {
-		return netip.Addr{}
+	var saved []netip.Addr
+	for text := range strings.SplitSeq(strings.TrimSpace(string(data)), ",") {
+		if ip, err := netip.ParseAddr(text); err == nil {
+			saved = append(saved, ip)
+		}
 	}
-	return ip
+	return saved
+}
+
+// savedText is what savedNodeIPs reads.
+func savedText(ips []netip.Addr) string {
+	parts := make([]string, 0, len(ips))
+	for _, ip := range ips {
+		parts = append(parts, ip.String())
+	}
+	return strings.Join(parts, ",") + "\n"
 }
 
 // ErrAddressChanged means that the machine is reached at another address now.
@@ -50,7 +69,7 @@ func holdAddress(ctx context.Context, ip netip.Addr, log *slog.Logger, ready fun
 		return err
 	}
 	if standing {
-		log.Warn("no interface has the node's address, a stand-in has it until one does", "address", ip, "interface", standInLink)
+		log.Warn("no interface has the node's address, a stand-in has it until one does", "address", ip, "interface", standInFor(ip))
 	}
 	ready()
 	for {
@@ -68,12 +87,12 @@ func holdAddress(ctx context.Context, ip netip.Addr, log *slog.Logger, ready fun
 			continue
 		}
 		if elsewhere, err := onOtherLink(ip); err != nil || !elsewhere {
-			if now, ok := defaultRouteIP(); ok && now != ip {
+			if now, ok := defaultRouteIP(ip.Is6()); ok && now != ip {
 				return fmt.Errorf("from %s to %s: %w", ip, now, ErrAddressChanged)
 			}
 			continue
 		}
-		if err := removeStandIn(); err != nil {
+		if err := removeStandIn(ip); err != nil {
 			return err
 		}
 		standing = false
@@ -89,16 +108,16 @@ func standIn(ip netip.Addr) (bool, error) {
 		return false, err
 	}
 	if elsewhere {
-		return false, removeStandIn()
+		return false, removeStandIn(ip)
 	}
 	if hasAddress(ip) { // from an earlier start
 		return true, nil
 	}
-	if err := removeStandIn(); err != nil { // it holds some older address
+	if err := removeStandIn(ip); err != nil { // it holds some older address
 		return false, err
 	}
 	// A small kernel may lack dummy interfaces; a bridge without ports is as good.
-	named := netlink.LinkAttrs{Name: standInLink}
+	named := netlink.LinkAttrs{Name: standInFor(ip)}
 	var link netlink.Link = &netlink.Dummy{LinkAttrs: named}
 	err = netlink.LinkAdd(link)
 	if errors.Is(err, syscall.EOPNOTSUPP) {
@@ -118,8 +137,8 @@ func standIn(ip netip.Addr) (bool, error) {
 	return true, nil
 }
 
-func removeStandIn() error {
-	link, err := netlink.LinkByName(standInLink)
+func removeStandIn(ip netip.Addr) error {
+	link, err := netlink.LinkByName(standInFor(ip))
 	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		return nil
 	}
@@ -139,7 +158,7 @@ func onOtherLink(ip netip.Addr) (bool, error) {
 		return false, fmt.Errorf("list interfaces: %w", err)
 	}
 	for _, link := range links {
-		if link.Name == standInLink {
+		if link.Name == standInFor(ip) {
 			continue
 		}
 		addrs, err := link.Addrs()

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/mootkube/moot/node/join"
 	mootnet "github.com/mootkube/moot/node/net"
 )
 
@@ -22,11 +23,12 @@ type Config struct {
 	DataDir  string // what must survive a reboot: store, keys, images, volumes
 	StateDir string // what must not: sockets, containerd's run state
 
-	NodeName      string       // Kubernetes node name; default the host's name
-	NodeIP        netip.Addr   // address the node is reached at; default that of the default route
-	ClusterCIDR   netip.Prefix // pod addresses of the whole cluster
-	ServiceCIDR   netip.Prefix // Service addresses
-	ClusterDomain string       // DNS domain of the cluster
+	NodeName      string        // Kubernetes node name; default the host's name
+	NodeIP        netip.Addr    // address the node is reached at; default that of the default route
+	NodeIP2       netip.Addr    // that of the other family, where pods have both
+	ClusterCIDR   join.Networks // pod addresses of the whole cluster
+	ServiceCIDR   join.Networks // Service addresses
+	ClusterDomain string        // DNS domain of the cluster
 
 	Network     mootnet.Mode // how pods of different nodes reach each other
 	OverlayPort int          // UDP port of the overlay
@@ -59,8 +61,8 @@ func DefaultConfig() Config {
 	return Config{
 		DataDir:       "/var/lib/moot",
 		StateDir:      "/run/moot",
-		ClusterCIDR:   netip.MustParsePrefix("10.42.0.0/16"),
-		ServiceCIDR:   netip.MustParsePrefix("10.43.0.0/16"),
+		ClusterCIDR:   join.Networks{First: netip.MustParsePrefix("10.42.0.0/16")},
+		ServiceCIDR:   join.Networks{First: netip.MustParsePrefix("10.43.0.0/16")},
 		ClusterDomain: "cluster.local",
 		Network:       mootnet.ModeAuto,
 		OverlayPort:   mootnet.DefaultOverlayPort,
@@ -85,7 +87,7 @@ func (c *Config) Complete() error {
 		c.NodeName = strings.ToLower(host)
 	}
 	if !c.NodeIP.IsValid() {
-		ip, err := c.findNodeIP()
+		ip, err := c.findNodeIP(c.ClusterCIDR.First.Addr().Is6())
 		if err != nil {
 			return err
 		}
@@ -107,10 +109,17 @@ func (c *Config) Validate() error {
 	if problems := validation.IsDNS1123Subdomain(c.NodeName); len(problems) > 0 {
 		add("--node-name %q: %s", c.NodeName, problems[0])
 	}
-	if !c.NodeIP.IsValid() || c.NodeIP.IsLoopback() || c.NodeIP.IsUnspecified() || c.NodeIP.IsMulticast() {
-		add("--node-ip %s: must be an address other machines reach this one at", c.NodeIP)
-	} else if !hasAddress(c.NodeIP) && c.NodeIP != c.savedNodeIP() {
-		add("--node-ip %s: no interface of this machine has it", c.NodeIP)
+	for i, ip := range []netip.Addr{c.NodeIP, c.NodeIP2} {
+		switch {
+		case i > 0 && !ip.IsValid():
+		case !ip.IsValid() || ip.IsLoopback() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast():
+			add("--node-ip %s: must be an address other machines reach this one at", ip)
+		case !hasAddress(ip) && !slices.Contains(c.savedNodeIPs(), ip):
+			add("--node-ip %s: no interface of this machine has it", ip)
+		}
+	}
+	if c.NodeIP2.IsValid() && c.NodeIP.Is4() == c.NodeIP2.Is4() {
+		add("--node-ip %s,%s: two addresses must be one of IPv4 and one of IPv6", c.NodeIP, c.NodeIP2)
 	}
 	errs = append(errs, c.validateCIDRs()...)
 	if problems := validation.IsDNS1123Subdomain(c.ClusterDomain); len(problems) > 0 {
@@ -141,24 +150,46 @@ func (c *Config) Validate() error {
 func (c *Config) validateCIDRs() []error {
 	var errs []error
 	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	check := func(flag string, p netip.Prefix, maxBits int) {
-		switch {
-		case !p.IsValid():
-			add("%s: not a network; write it like 10.42.0.0/16", flag)
-		case !p.Addr().Is4():
-			add("%s %s: IPv6 is not supported yet", flag, p)
-		case p != p.Masked():
-			add("%s %s: has host bits set; did you mean %s?", flag, p, p.Masked())
-		case p.Bits() > maxBits:
-			add("%s %s: too small; /%d or larger is needed", flag, p, maxBits)
-		case c.NodeIP.IsValid() && p.Contains(c.NodeIP):
-			add("%s %s: contains this node's address %s; choose another network", flag, p, c.NodeIP)
+	check := func(flag string, networks join.Networks, bits4, bits6, least6 int) {
+		if !networks.IsValid() {
+			add("%s: not a network; write it like 10.42.0.0/16 or 10.42.0.0/16,fd42::/48", flag)
+		}
+		for _, p := range networks.All() {
+			most := bits4
+			if p.Addr().Is6() {
+				most = bits6
+			}
+			switch {
+			case p != p.Masked():
+				add("%s %s: has host bits set; did you mean %s?", flag, p, p.Masked())
+			case p.Bits() > most:
+				add("%s %s: too small; /%d or larger is needed", flag, p, most)
+			case p.Addr().Is6() && p.Bits() < least6:
+				add("%s %s: too large; /%d or smaller is needed", flag, p, least6)
+			}
+			for _, ip := range c.nodeIPs() {
+				if ip.IsValid() && p.Contains(ip) {
+					add("%s %s: contains this node's address %s; choose another network", flag, p, ip)
+				}
+			}
+		}
+		if networks.Second.IsValid() && networks.First.Addr().Is4() == networks.Second.Addr().Is4() {
+			add("%s %s: two networks must be one of IPv4 and one of IPv6", flag, networks)
 		}
 	}
-	check("--cluster-cidr", c.ClusterCIDR, 22)
-	check("--service-cidr", c.ServiceCIDR, 24)
-	if c.ClusterCIDR.IsValid() && c.ServiceCIDR.IsValid() && c.ClusterCIDR.Overlaps(c.ServiceCIDR) {
+	check("--cluster-cidr", c.ClusterCIDR, 22, 62, 8)
+	check("--service-cidr", c.ServiceCIDR, 24, 120, 108) // upstream counts addresses in 20 bits
+	if c.ClusterCIDR.Overlaps(c.ServiceCIDR) {
 		add("--cluster-cidr %s and --service-cidr %s overlap", c.ClusterCIDR, c.ServiceCIDR)
+	}
+	families := func(n join.Networks) (out []bool) {
+		for _, p := range n.All() {
+			out = append(out, p.Addr().Is6())
+		}
+		return out
+	}
+	if !slices.Equal(families(c.ClusterCIDR), families(c.ServiceCIDR)) {
+		add("--cluster-cidr %s and --service-cidr %s: must have the same address families in the same order", c.ClusterCIDR, c.ServiceCIDR)
 	}
 	return errs
 }
@@ -175,11 +206,41 @@ func (c *Config) RuntimeSocket() string { return filepath.Join(c.StateDir, "cont
 // EtcdSocket is where the store serves the etcd API.
 func (c *Config) EtcdSocket() string { return filepath.Join(c.StateDir, "etcd.sock") }
 
-func (c *Config) nodeIPs() []netip.Addr { return []netip.Addr{c.NodeIP} }
+// nodeIPs are the node's addresses, that of the family first which pods have
+// first.
+func (c *Config) nodeIPs() []netip.Addr {
+	all := []netip.Addr{c.NodeIP}
+	if c.NodeIP2.IsValid() {
+		all = append(all, c.NodeIP2)
+		if c.ClusterCIDR.IsValid() && c.NodeIP.Is6() != c.ClusterCIDR.First.Addr().Is6() {
+			slices.Reverse(all)
+		}
+	}
+	return all
+}
 
-// dnsServiceIP is the tenth address of the Service network, as other
+// dnsServiceIPs are the tenth addresses of the Service networks, as other
 // distributions have it.
-func (c *Config) dnsServiceIP() netip.Addr { return nthAddress(c.ServiceCIDR, 10) }
+func (c *Config) dnsServiceIPs() []netip.Addr { return c.serviceIPs(10) }
+
+// serviceIPs is the n-th address of each Service network.
+func (c *Config) serviceIPs(n int) []netip.Addr {
+	var out []netip.Addr
+	for _, p := range c.ServiceCIDR.All() {
+		out = append(out, nthAddress(p, n))
+	}
+	return out
+}
+
+// secondServiceIP is the API's address in the second Service network, where
+// there is one, as text for a certificate.
+func (c *Config) secondServiceIP() []string {
+	var out []string
+	for _, ip := range c.serviceIPs(1)[1:] {
+		out = append(out, ip.String())
+	}
+	return out
+}
 
 func nthAddress(p netip.Prefix, n int) netip.Addr {
 	addr := p.Masked().Addr()
@@ -207,12 +268,14 @@ func hasAddress(ip netip.Addr) bool {
 // findNodeIP picks the address of the default route. On a machine whose uplink
 // is gone, which must still start, it is the address of the last start. Without
 // either it is the only one that is not the cluster's own.
-func (c *Config) findNodeIP() (netip.Addr, error) {
-	if ip, ok := defaultRouteIP(); ok {
+func (c *Config) findNodeIP(v6 bool) (netip.Addr, error) {
+	if ip, ok := defaultRouteIP(v6); ok && !c.ownsAddress(ip) {
 		return ip, nil
 	}
-	if saved := c.savedNodeIP(); saved.IsValid() {
-		return saved, nil // a stand-in interface has it if no other does
+	for _, saved := range c.savedNodeIPs() {
+		if saved.Is6() == v6 {
+			return saved, nil // a stand-in interface has it if no other does
+		}
 	}
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -221,19 +284,46 @@ func (c *Config) findNodeIP() (netip.Addr, error) {
 	found := map[netip.Addr]bool{}
 	for _, a := range addrs {
 		if n, ok := a.(*net.IPNet); ok {
-			if ip, ok := netip.AddrFromSlice(n.IP); ok && c.mayBeNodeIP(ip.Unmap()) {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap().Is6() == v6 && c.mayBeNodeIP(ip.Unmap()) {
 				found[ip.Unmap()] = true
 			}
 		}
 	}
 	if len(found) != 1 {
-		return netip.Addr{}, fmt.Errorf("no default route and %d addresses to choose from: give --node-ip", len(found))
+		return netip.Addr{}, fmt.Errorf("no default %s route and %d addresses to choose from: give --node-ip", familyName(v6), len(found))
 	}
 	return slices.Collect(maps.Keys(found))[0], nil
 }
 
-func (c *Config) mayBeNodeIP(ip netip.Addr) bool {
-	return ip.Is4() && ip.IsGlobalUnicast() && !c.ClusterCIDR.Contains(ip) && !c.ServiceCIDR.Contains(ip)
+func (c *Config) mayBeNodeIP(ip netip.Addr) bool { return ip.IsGlobalUnicast() && !c.ownsAddress(ip) }
+
+// ownsAddress reports whether an address is one of pods or Services.
+func (c *Config) ownsAddress(ip netip.Addr) bool {
+	return c.ClusterCIDR.Contains(ip) || c.ServiceCIDR.Contains(ip)
+}
+
+func familyName(v6 bool) string {
+	if v6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+// fitFamilies finds the address that the node lacks to have one of each family
+// that pods have, once the cluster's networks are known.
+func (c *Config) fitFamilies() error {
+	for _, p := range c.ClusterCIDR.All() {
+		v6 := p.Addr().Is6()
+		if slices.ContainsFunc(c.nodeIPs(), func(a netip.Addr) bool { return a.Is6() == v6 }) {
+			continue
+		}
+		ip, err := c.findNodeIP(v6)
+		if err != nil {
+			return fmt.Errorf("the cluster's pods have %s addresses, so its nodes need one: %w", familyName(v6), err)
+		}
+		c.NodeIP2 = ip
+	}
+	return nil
 }
 
 // nodeIPFile keeps the address of the last start.
@@ -241,8 +331,12 @@ func (c *Config) nodeIPFile() string { return filepath.Join(c.DataDir, "node-ip"
 
 // defaultRouteIP is the source address the kernel picks for the default
 // route. Nothing is sent.
-func defaultRouteIP() (netip.Addr, bool) {
-	conn, err := net.Dial("udp4", "192.0.2.1:9") //nolint:noctx // connecting a UDP socket sends nothing and cannot block
+func defaultRouteIP(v6 bool) (netip.Addr, bool) {
+	target := "192.0.2.1:9"
+	if v6 {
+		target = "[2001:db8::1]:9"
+	}
+	conn, err := net.Dial("udp", target) //nolint:noctx // connecting a UDP socket sends nothing and cannot block
 	if err != nil {
 		return netip.Addr{}, false
 	}

@@ -1,9 +1,14 @@
 package node
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
+
+	"github.com/mootkube/moot/node/join"
 )
 
 func TestValidate(t *testing.T) {
@@ -17,9 +22,27 @@ func TestValidate(t *testing.T) {
 		{"node name", func(c *Config) { c.NodeName = "Not A Name" }, "--node-name"},
 		{"loopback node address", func(c *Config) { c.NodeIP = local }, "--node-ip"},
 		{"address of another machine", func(c *Config) { c.NodeIP = netip.MustParseAddr("192.0.2.77") }, "no interface"},
-		{"host bits", func(c *Config) { c.ClusterCIDR = netip.MustParsePrefix("10.42.0.1/16") }, "did you mean 10.42.0.0/16"},
-		{"overlap", func(c *Config) { c.ServiceCIDR = netip.MustParsePrefix("10.42.0.0/20") }, "overlap"},
-		{"too small", func(c *Config) { c.ServiceCIDR = netip.MustParsePrefix("10.43.0.0/30") }, "too small"},
+		{"host bits", func(c *Config) { c.ClusterCIDR = join.Networks{First: netip.MustParsePrefix("10.42.0.1/16")} }, "did you mean 10.42.0.0/16"},
+		{"overlap", func(c *Config) { c.ServiceCIDR = join.Networks{First: netip.MustParsePrefix("10.42.0.0/20")} }, "overlap"},
+		{"too small", func(c *Config) { c.ServiceCIDR = join.Networks{First: netip.MustParsePrefix("10.43.0.0/30")} }, "too small"},
+		{"two of one family", func(c *Config) { c.ClusterCIDR.Second = netip.MustParsePrefix("10.44.0.0/16") }, "one of IPv4 and one of IPv6"},
+		{"pods of two families, Services of one", func(c *Config) { c.ClusterCIDR.Second = netip.MustParsePrefix("fd42::/48") }, "same address families"},
+		{"families in another order", func(c *Config) {
+			c.ClusterCIDR.Second = netip.MustParsePrefix("fd42::/48")
+			c.ServiceCIDR = networks("fd43::/112,10.43.0.0/16")
+		}, "in the same order"},
+		{"IPv6 Services too many", func(c *Config) {
+			c.ClusterCIDR, c.ServiceCIDR = networks("10.42.0.0/16,fd42::/48"), networks("10.43.0.0/16,fd43::/64")
+		}, "/108 or smaller"},
+		{"IPv6 pods for too few nodes", func(c *Config) {
+			c.ClusterCIDR, c.ServiceCIDR = networks("10.42.0.0/16,fd42::/64"), networks("10.43.0.0/16,fd43::/112")
+		}, "/62 or larger"},
+		{"overlap in IPv6", func(c *Config) {
+			c.ClusterCIDR, c.ServiceCIDR = networks("10.42.0.0/16,fd42::/48"), networks("10.43.0.0/16,fd42::/112")
+		}, "overlap"},
+		{"two addresses of one family", func(c *Config) {
+			c.NodeIP, c.NodeIP2 = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+		}, "one of IPv4 and one of IPv6"},
 		{"port", func(c *Config) { c.APIPort = 70000 }, "--api-port"},
 		{"driver", func(c *Config) { c.CgroupDriver = "none" }, "--cgroup-driver"},
 	}
@@ -36,9 +59,42 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+func networks(text string) join.Networks {
+	n, err := join.ParseNetworks(text)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+func TestDualStackAddresses(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.ClusterCIDR, cfg.ServiceCIDR = networks("fd42::/48,10.42.0.0/16"), networks("fd43::/112,10.43.0.0/16")
+	cfg.NodeIP, cfg.NodeIP2 = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	if err := errors.Join(cfg.validateCIDRs()...); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(cfg.nodeIPs()); got != "[2001:db8::1 192.0.2.1]" {
+		t.Errorf("addresses %s, want those of the pods' first family first", got)
+	}
+	if got := fmt.Sprint(cfg.dnsServiceIPs(), cfg.secondServiceIP()); got != "[fd43::a 10.43.0.10] [10.43.0.1]" {
+		t.Errorf("Service addresses %s", got)
+	}
+	if err := cfg.fitFamilies(); err != nil || cfg.NodeIP2 != netip.MustParseAddr("2001:db8::1") {
+		t.Errorf("addresses that were given changed: %v, %v", cfg.nodeIPs(), err)
+	}
+	cfg.DataDir = t.TempDir()
+	if err := os.WriteFile(cfg.nodeIPFile(), []byte(savedText(cfg.nodeIPs())), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.savedNodeIPs(); fmt.Sprint(got) != fmt.Sprint(cfg.nodeIPs()) {
+		t.Errorf("addresses %v come back as %v", cfg.nodeIPs(), got)
+	}
+}
+
 func TestDNSServiceIP(t *testing.T) {
 	cfg := DefaultConfig()
-	if got, want := cfg.dnsServiceIP(), netip.MustParseAddr("10.43.0.10"); got != want {
+	if got, want := cfg.dnsServiceIPs()[0], netip.MustParseAddr("10.43.0.10"); got != want {
 		t.Errorf("DNS address %s, want %s", got, want)
 	}
 }

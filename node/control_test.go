@@ -85,7 +85,7 @@ func newDaemon(t *testing.T) *daemon {
 		Cluster: leaver{}, Store: db, Tokens: join.NewTokens(db, time.Now), Rotation: runner, Pin: identity.Pin,
 		Address: netip.MustParseAddrPort("192.0.2.1:7443"), ID: keys.Cluster, Node: "n1", PKIDir: filepath.Join(dir, "pki"), SpoolDir: dir,
 		Settings: join.Settings{
-			ClusterCIDR: netip.MustParsePrefix("10.44.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"), ClusterDomain: "cluster.local",
+			ClusterCIDR: join.Networks{First: netip.MustParsePrefix("10.44.0.0/16")}, ServiceCIDR: join.Networks{First: netip.MustParsePrefix("10.43.0.0/16")}, ClusterDomain: "cluster.local",
 		},
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -49,6 +49,9 @@ func (n *Node) enterCluster(ctx context.Context) (*membership, error) {
 	if err := errors.Join(n.cfg.validateCIDRs()...); err != nil {
 		return nil, fmt.Errorf("use the cluster's networks: %w", err)
 	}
+	if err := n.cfg.fitFamilies(); err != nil {
+		return nil, err
+	}
 	return m, nil
 }
 

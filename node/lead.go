@@ -102,7 +102,7 @@ func (n *Node) termConfig(keys *pki.Bundle, exits *sched.Exits, agent *gossip.Ag
 	cfg.API = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), n.cfg.apiAddr().Port())
 	cfg.Controllers, cfg.Scheduler, cfg.Leader = keys.ControllerManager, keys.Scheduler, keys.Leader
 	cfg.CACert, cfg.CAKey, cfg.ServiceAccountKey = keys.CA.Cert, keys.CA.Key, keys.ServiceAccountKey
-	cfg.ClusterCIDR, cfg.ServiceCIDR = n.cfg.ClusterCIDR, n.cfg.ServiceCIDR
+	cfg.ClusterCIDRs, cfg.ServiceCIDRs = n.cfg.ClusterCIDR.All(), n.cfg.ServiceCIDR.All()
 	cfg.ControllerArgs, cfg.SchedulerArgs = n.cfg.ControllerArgs, n.cfg.SchedulerArgs
 	cfg.Node = n.cfg.NodeName
 	cfg.APIServers = func() []netip.AddrPort { return apiServers(agent.Members()) }

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 
 	"github.com/mootkube/moot/gossip/crdt"
+	"github.com/mootkube/moot/node/join"
 )
 
 // firstNumber is the node number of a cluster's first member.
@@ -20,8 +20,8 @@ const firstNumber crdt.NodeNumber = 1
 type membership struct {
 	Name          string          `json:"name"`   // the node's, under which the others know it
 	Number        crdt.NodeNumber `json:"number"` // part of every revision it issues
-	ClusterCIDR   netip.Prefix    `json:"clusterCIDR"`
-	ServiceCIDR   netip.Prefix    `json:"serviceCIDR"`
+	ClusterCIDR   join.Networks   `json:"clusterCIDR"`
+	ServiceCIDR   join.Networks   `json:"serviceCIDR"`
 	ClusterDomain string          `json:"clusterDomain"`
 	Seeds         []string        `json:"seeds,omitempty"` // members that were there when it joined, host:port
 

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/mootkube/moot/node/join"
 )
 
 func memberConfig(t *testing.T) Config {
@@ -48,8 +50,8 @@ func TestClusterSettingsCannotBeChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	for flag, change := range map[string]func(*Config){
-		"--cluster-cidr":   func(c *Config) { c.ClusterCIDR = netip.MustParsePrefix("10.99.0.0/16") },
-		"--service-cidr":   func(c *Config) { c.ServiceCIDR = netip.MustParsePrefix("10.98.0.0/16") },
+		"--cluster-cidr":   func(c *Config) { c.ClusterCIDR = join.Networks{First: netip.MustParsePrefix("10.99.0.0/16")} },
+		"--service-cidr":   func(c *Config) { c.ServiceCIDR = join.Networks{First: netip.MustParsePrefix("10.98.0.0/16")} },
 		"--cluster-domain": func(c *Config) { c.ClusterDomain = "other.example" },
 		"--node-name":      func(c *Config) { c.NodeName = "n2" },
 	} {

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,7 +152,7 @@ func (n *Node) prepare() (unlock func(), err error) {
 		unlock()
 		return nil, err
 	}
-	if err := os.WriteFile(n.cfg.nodeIPFile(), []byte(n.cfg.NodeIP.String()+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(n.cfg.nodeIPFile(), []byte(savedText(n.cfg.nodeIPs())), 0o600); err != nil {
 		unlock()
 		return nil, fmt.Errorf("keep node address: %w", err)
 	}
@@ -227,9 +228,9 @@ func (n *Node) pkiParams() pki.Params {
 	return pki.Params{
 		NodeName:        n.cfg.NodeName,
 		NodeIPs:         n.cfg.nodeIPs(),
-		ServiceIP:       nthAddress(n.cfg.ServiceCIDR, 1),
+		ServiceIP:       n.cfg.serviceIPs(1)[0],
 		ClusterDomain:   n.cfg.ClusterDomain,
-		ExtraSANs:       n.cfg.TLSSANs,
+		ExtraSANs:       slices.Concat(n.cfg.TLSSANs, n.cfg.secondServiceIP()),
 		APIPort:         n.cfg.APIPort,
 		AdminKubeconfig: n.cfg.KubeconfigPath(),
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -116,7 +117,20 @@ func (n *Node) statusPart() part {
 
 func (n *Node) addressPart() part {
 	return part{name: "address", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
-		err := holdAddress(ctx, n.cfg.NodeIP, n.log, ready)
+		group, held := errgroup.WithContext(ctx)
+		ips := n.cfg.nodeIPs()
+		var missing atomic.Int32
+		missing.Store(int32(len(ips))) //nolint:gosec // two at most
+		for _, ip := range ips {
+			group.Go(func() error {
+				return holdAddress(held, ip, n.log, func() {
+					if missing.Add(-1) == 0 {
+						ready()
+					}
+				})
+			})
+		}
+		err := group.Wait()
 		if errors.Is(err, ErrAddressChanged) {
 			return fmt.Errorf("%w: %w", ErrStartAgain, err)
 		}
@@ -129,7 +143,8 @@ func (n *Node) apiPart(keys *pki.Bundle, r *replica) (part, error) {
 	cfg.Log = n.log
 	cfg.EtcdSocket = n.cfg.EtcdSocket()
 	cfg.NodeIP, cfg.Port = n.cfg.NodeIP, n.cfg.APIPort
-	cfg.ServiceCIDR, cfg.ClusterDomain = n.cfg.ServiceCIDR, n.cfg.ClusterDomain
+	cfg.ServiceCIDRs, cfg.ClusterDomain = n.cfg.ServiceCIDR.All(), n.cfg.ClusterDomain
+	cfg.BothFamilies = len(n.cfg.nodeIPs()) > 1
 	cfg.PKI, cfg.Args = keys, n.cfg.APIServerArgs
 	cfg.Cluster, cfg.Revision = keys.Cluster, r.db.Revision
 	cfg.Past = func(key string) []byte { return r.db.Remembered([]byte(key)).Append(nil) }
@@ -165,7 +180,7 @@ func (n *Node) systemdCgroup() bool {
 
 func (n *Node) proxyPart(keys *pki.Bundle) (part, error) {
 	p, err := proxy.New(proxy.Config{
-		NodeName: n.cfg.NodeName, NodeIP: n.cfg.NodeIP, ClusterCIDR: n.cfg.ClusterCIDR,
+		NodeName: n.cfg.NodeName, NodeIP: n.cfg.nodeIPs()[0], ClusterCIDR: n.cfg.ClusterCIDR.First,
 		Kubeconfig: keys.Proxy, Log: n.log,
 	})
 	if err != nil {
@@ -180,7 +195,7 @@ func (n *Node) proxyPart(keys *pki.Bundle) (part, error) {
 func (n *Node) networkPart(keys *pki.Bundle, r *replica, m *membership) (part, <-chan []netip.Addr, error) {
 	cfg := mootnet.DefaultConfig()
 	cfg.NodeName, cfg.NodeIPs, cfg.Log = n.cfg.NodeName, n.cfg.nodeIPs(), n.log
-	cfg.ClusterCIDRs = []netip.Prefix{n.cfg.ClusterCIDR}
+	cfg.ClusterCIDRs = n.cfg.ClusterCIDR.All()
 	cfg.Mode, cfg.OverlayPort = n.cfg.Network, n.cfg.OverlayPort
 	cfg.Kubeconfig = keys.Admin // it writes to Nodes and evicts pods, which a kubelet may not
 	cfg.CNIDataDir = filepath.Join(n.cfg.StateDir, "cni")
@@ -273,13 +288,13 @@ func (n *Node) kubeletPart(keys *pki.Bundle, members *gossip.Agent) (part, error
 	cfg.GuardFile = filepath.Join(n.cfg.DataDir, "kubelet-starts")
 	cfg.RuntimeSocket, cfg.Kubeconfig = n.cfg.RuntimeSocket(), keys.Kubelet
 	cfg.ClientCA, cfg.ServingCert, cfg.ServingKey = keys.CA.Cert, keys.KubeletServing.Cert, keys.KubeletServing.Key
-	cfg.ClusterDNS, cfg.ClusterDomain = []netip.Addr{n.cfg.dnsServiceIP()}, n.cfg.ClusterDomain
+	cfg.ClusterDNS, cfg.ClusterDomain = n.cfg.dnsServiceIPs(), n.cfg.ClusterDomain
 	cfg.CgroupRoot, cfg.ExtraArgs = n.cfg.CgroupRoot, n.cfg.KubeletArgs
 	if n.systemdCgroup() {
 		cfg.CgroupDriver = "systemd"
 	}
 	var err error
-	cfg.ResolvConf, err = dns.PodResolvConf(dns.HostResolvConfs(), filepath.Join(n.cfg.DataDir, "dns"), n.cfg.dnsServiceIP())
+	cfg.ResolvConf, err = dns.PodResolvConf(dns.HostResolvConfs(), filepath.Join(n.cfg.DataDir, "dns"), n.cfg.dnsServiceIPs()[0])
 	if err != nil {
 		return part{}, err
 	}
@@ -384,5 +399,5 @@ func (n *Node) ensureObjects(ctx context.Context, keys *pki.Bundle) error {
 	if err := volume.Ensure(ctx, client); err != nil {
 		return err
 	}
-	return dns.Ensure(ctx, client, dns.Objects(n.cfg.dnsServiceIP(), n.cfg.ClusterDomain))
+	return dns.Ensure(ctx, client, dns.Objects(n.cfg.dnsServiceIPs(), n.cfg.ClusterDomain))
 }

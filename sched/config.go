@@ -23,10 +23,10 @@ type Config struct {
 	// Kubeconfigs of the identities used. Their server is not looked at.
 	Controllers, Scheduler, Leader string
 
-	CACert, CAKey     string       // root of the cluster; signs certificate requests
-	ServiceAccountKey string       // signs service account tokens
-	ClusterCIDR       netip.Prefix // each node gets a part of it
-	ServiceCIDR       netip.Prefix
+	CACert, CAKey     string         // root of the cluster; signs certificate requests
+	ServiceAccountKey string         // signs service account tokens
+	ClusterCIDRs      []netip.Prefix // of pods, one or one of each family; each node takes a part
+	ServiceCIDRs      []netip.Prefix
 
 	// NodeGrace is how long a node may be silent before it counts as gone.
 	NodeGrace time.Duration
@@ -79,8 +79,8 @@ func DefaultConfig() Config {
 	return Config{
 		Log:          slog.New(slog.DiscardHandler),
 		API:          netip.MustParseAddrPort("127.0.0.1:6443"),
-		ClusterCIDR:  netip.MustParsePrefix("10.42.0.0/16"),
-		ServiceCIDR:  netip.MustParsePrefix("10.43.0.0/16"),
+		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		NodeGrace:    30 * time.Second,
 		BrakeFor:     5 * time.Minute,
 		BrakeWindow:  5 * time.Second,
@@ -112,7 +112,7 @@ func (c *Config) Validate() error {
 			add("%s %q: must be an absolute path", name, path)
 		}
 	}
-	if !c.ClusterCIDR.IsValid() || !c.ServiceCIDR.IsValid() {
+	if len(c.ClusterCIDRs) == 0 || len(c.ServiceCIDRs) == 0 {
 		add("cluster and service networks: missing")
 	}
 	if c.NodeGrace < 2*nodeCheckPeriod {

@@ -3,6 +3,8 @@ package sched
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/tools/cache"
@@ -17,6 +19,15 @@ const (
 	// controllersName is the name upstream registers informers under.
 	controllersName = "kube-controller-manager"
 )
+
+// commas lists networks as upstream's flags take them.
+func commas(list []netip.Prefix) string {
+	parts := make([]string, 0, len(list))
+	for _, p := range list {
+		parts = append(parts, p.String())
+	}
+	return strings.Join(parts, ",")
+}
 
 func (c *Config) controllerFlags(kubeconfig string) component {
 	owned := commonOwned()
@@ -40,8 +51,8 @@ func (c *Config) controllerFlags(kubeconfig string) component {
 			"use-service-account-credentials=true",
 			"root-ca-file=" + c.CACert,
 			"service-account-private-key-file=" + c.ServiceAccountKey,
-			"cluster-cidr=" + c.ClusterCIDR.String(),
-			"service-cluster-ip-range=" + c.ServiceCIDR.String(),
+			"cluster-cidr=" + commas(c.ClusterCIDRs),
+			"service-cluster-ip-range=" + commas(c.ServiceCIDRs),
 			"allocate-node-cidrs=false",
 			"controller-shutdown-timeout=" + c.StopWithin.String(),
 		},

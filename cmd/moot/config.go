@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/mootkube/moot/node"
+	"github.com/mootkube/moot/node/join"
 )
 
 const defaultConfigFile = "/etc/moot/config.yaml"
@@ -32,9 +33,9 @@ func (o *options) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.DataDir, "data-dir", o.DataDir, "directory of all that must survive a reboot")
 	flags.StringVar(&o.StateDir, "state-dir", o.StateDir, "directory of sockets and run state, on a file system that a reboot clears")
 	flags.StringVar(&o.NodeName, "node-name", o.NodeName, "name of this node (default the host's name)")
-	flags.Var(&addrValue{&o.NodeIP}, "node-ip", "address other machines reach this one at (default that of the default route)")
-	flags.Var(&prefixValue{&o.ClusterCIDR}, "cluster-cidr", "network that pods get their addresses from")
-	flags.Var(&prefixValue{&o.ServiceCIDR}, "service-cidr", "network that Services get their addresses from")
+	flags.Var(&addrsValue{&o.NodeIP, &o.NodeIP2}, "node-ip", "address other machines reach this one at, or one of each family with a comma (default those of the default routes)")
+	flags.Var(&networksValue{&o.ClusterCIDR}, "cluster-cidr", "network that pods get their addresses from, or one of each family with a comma")
+	flags.Var(&networksValue{&o.ServiceCIDR}, "service-cidr", "network that Services get their addresses from, likewise")
 	flags.Var(&o.Network, "network", "how pods of different nodes reach each other: auto (routes on one link, else VXLAN), vxlan, or none (install a CNI plugin yourself)")
 	flags.IntVar(&o.OverlayPort, "overlay-port", o.OverlayPort, "UDP port of the VXLAN overlay, the same on all nodes")
 	flags.StringVar(&o.ClusterDomain, "cluster-domain", o.ClusterDomain, "DNS domain of the cluster")
@@ -190,44 +191,55 @@ func setFlag(flags *pflag.FlagSet, key string, value any) error {
 	}
 }
 
-// addrValue is an IP address flag.
-type addrValue struct{ addr *netip.Addr }
+// addrsValue is a flag for an IP address, or one of each family.
+type addrsValue struct{ first, second *netip.Addr }
 
-func (v *addrValue) Type() string { return "address" }
+func (v *addrsValue) Type() string { return "address" }
 
-func (v *addrValue) String() string {
-	if v.addr == nil || !v.addr.IsValid() {
+func (v *addrsValue) String() string {
+	switch {
+	case v.first == nil || !v.first.IsValid():
 		return ""
+	case !v.second.IsValid():
+		return v.first.String()
+	default:
+		return v.first.String() + "," + v.second.String()
 	}
-	return v.addr.String()
 }
 
-func (v *addrValue) Set(s string) error {
-	addr, err := netip.ParseAddr(s)
+func (v *addrsValue) Set(s string) error {
+	one, other, two := strings.Cut(s, ",")
+	first, err := netip.ParseAddr(strings.TrimSpace(one))
 	if err != nil {
 		return errors.New("not an IP address; write it like 192.0.2.10")
 	}
-	*v.addr = addr.Unmap()
+	var second netip.Addr
+	if two {
+		if second, err = netip.ParseAddr(strings.TrimSpace(other)); err != nil {
+			return errors.New("not two IP addresses; write them like 192.0.2.10,2001:db8::10")
+		}
+	}
+	*v.first, *v.second = first.Unmap(), second.Unmap()
 	return nil
 }
 
-// prefixValue is an IP network flag.
-type prefixValue struct{ prefix *netip.Prefix }
+// networksValue is a flag for an IP network, or one of each family.
+type networksValue struct{ networks *join.Networks }
 
-func (v *prefixValue) Type() string { return "network" }
+func (v *networksValue) Type() string { return "network" }
 
-func (v *prefixValue) String() string {
-	if v.prefix == nil || !v.prefix.IsValid() {
+func (v *networksValue) String() string {
+	if v.networks == nil {
 		return ""
 	}
-	return v.prefix.String()
+	return v.networks.String()
 }
 
-func (v *prefixValue) Set(s string) error {
-	prefix, err := netip.ParsePrefix(s)
+func (v *networksValue) Set(s string) error {
+	networks, err := join.ParseNetworks(s)
 	if err != nil {
-		return errors.New("not a network; write it like 10.42.0.0/16")
+		return fmt.Errorf("%w; write it like 10.42.0.0/16 or 10.42.0.0/16,fd42::/48", err)
 	}
-	*v.prefix = prefix
+	*v.networks = networks
 	return nil
 }

@@ -128,6 +128,15 @@ func (c *Config) parse(s *options.ServerRunOptions) error {
 	return nil
 }
 
+// serviceRanges lists the Service networks as upstream's flag takes them.
+func (c *Config) serviceRanges() string {
+	parts := make([]string, 0, len(c.ServiceCIDRs))
+	for _, p := range c.ServiceCIDRs {
+		parts = append(parts, p.String())
+	}
+	return strings.Join(parts, ",")
+}
+
 // ownFlags are the settings users cannot change.
 func (c *Config) ownFlags() []string {
 	p := c.PKI
@@ -137,7 +146,7 @@ func (c *Config) ownFlags() []string {
 		"--storage-media-type=application/json",
 		fmt.Sprintf("--advertise-address=%s", c.NodeIP),
 		fmt.Sprintf("--secure-port=%d", c.Port),
-		fmt.Sprintf("--service-cluster-ip-range=%s", c.ServiceCIDR),
+		"--service-cluster-ip-range=" + c.serviceRanges(),
 		// The leader writes the endpoints of default/kubernetes for all.
 		"--endpoint-reconciler-type=none",
 

@@ -18,12 +18,13 @@ import (
 type Config struct {
 	Log *slog.Logger
 
-	EtcdSocket    string       // unix socket of the etcd API it stores in
-	NodeIP        netip.Addr   // address it is reached at by other machines
-	Port          int          // TCP port, on all addresses of the node
-	ServiceCIDR   netip.Prefix // Service addresses
-	ClusterDomain string       // DNS domain of the cluster
-	PKI           *pki.Bundle  // certificates and keys
+	EtcdSocket    string         // unix socket of the etcd API it stores in
+	NodeIP        netip.Addr     // address it is reached at by other machines
+	Port          int            // TCP port, on all addresses of the node
+	ServiceCIDRs  []netip.Prefix // Service addresses, one network or one of each family
+	BothFamilies  bool           // the node has addresses of both
+	ClusterDomain string         // DNS domain of the cluster
+	PKI           *pki.Bundle    // certificates and keys
 
 	// Pods stay this long on a node that is gone or not ready, unless they
 	// say otherwise themselves.
@@ -68,7 +69,7 @@ func DefaultConfig() Config {
 	return Config{
 		Log:           slog.New(slog.DiscardHandler),
 		Port:          6443,
-		ServiceCIDR:   netip.MustParsePrefix("10.43.0.0/16"),
+		ServiceCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		ClusterDomain: "cluster.local",
 		Toleration:    5 * time.Second,
 	}
@@ -90,7 +91,7 @@ func (c *Config) Validate() error {
 	if c.Port < 1 || c.Port > 65535 {
 		add("port %d: must be between 1 and 65535", c.Port)
 	}
-	if !c.ServiceCIDR.IsValid() {
+	if len(c.ServiceCIDRs) == 0 {
 		add("service network: missing")
 	}
 	if c.ClusterDomain == "" {

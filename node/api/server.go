@@ -127,7 +127,7 @@ func (s *Server) finishStart(ctx context.Context) {
 
 func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 	network := "tcp4"
-	if s.cfg.NodeIP.Is6() {
+	if s.cfg.NodeIP.Is6() || s.cfg.BothFamilies {
 		network = "tcp" // both families
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, network, ":"+strconv.Itoa(s.cfg.Port))

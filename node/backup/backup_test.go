@@ -40,7 +40,7 @@ func header() Header {
 	return Header{
 		Cluster: "c0ffee", Node: "n1", Version: "0.1.0", Created: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Revision: 42,
 		Settings: join.Settings{
-			ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"), ClusterDomain: "cluster.local",
+			ClusterCIDR: join.Networks{First: netip.MustParsePrefix("10.42.0.0/16")}, ServiceCIDR: join.Networks{First: netip.MustParsePrefix("10.43.0.0/16")}, ClusterDomain: "cluster.local",
 		},
 	}
 }

@@ -25,10 +25,10 @@ const (
 	port        = 53
 )
 
-// Objects returns the cluster's side of DNS: the Service with the address that
-// pods are told, the rights of the DNS servers of all nodes, and the configuration for users to edit.
+// Objects returns the cluster's side of DNS: the Service with the addresses that
+// pods are told, one or one of each family, the rights of the DNS servers of all nodes, and the configuration for users to edit.
 // See [Ensure].
-func Objects(clusterDNS netip.Addr, domain string) []runtime.Object {
+func Objects(clusterDNS []netip.Addr, domain string) []runtime.Object {
 	labels := map[string]string{
 		"k8s-app":                       "kube-dns",
 		"kubernetes.io/cluster-service": "true",
@@ -44,7 +44,7 @@ func Objects(clusterDNS netip.Addr, domain string) []runtime.Object {
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
 		ObjectMeta: meta(namespace, serviceName),
 		Spec: corev1.ServiceSpec{
-			ClusterIP:             clusterDNS.String(),
+			ClusterIP:             clusterDNS[0].String(),
 			InternalTrafficPolicy: &local,
 			Ports: []corev1.ServicePort{
 				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: port, TargetPort: intstr.FromInt32(port)},
@@ -53,6 +53,18 @@ func Objects(clusterDNS netip.Addr, domain string) []runtime.Object {
 		},
 	}
 	service.Labels = labels
+	if len(clusterDNS) > 1 {
+		both := corev1.IPFamilyPolicyRequireDualStack
+		service.Spec.IPFamilyPolicy = &both
+		for _, ip := range clusterDNS {
+			service.Spec.ClusterIPs = append(service.Spec.ClusterIPs, ip.String())
+			family := corev1.IPv4Protocol
+			if ip.Is6() {
+				family = corev1.IPv6Protocol
+			}
+			service.Spec.IPFamilies = append(service.Spec.IPFamilies, family)
+		}
+	}
 	rbac := func(kind string) metav1.TypeMeta {
 		return metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: kind}
 	}

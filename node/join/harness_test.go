@@ -121,7 +121,7 @@ func newMemberFor(t testing.TB) *member {
 	m.cfg = Config{
 		Name: "n1", Version: "0.1.0", Cluster: m.keys.Cluster, Address: addr,
 		Settings: Settings{
-			ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"), ClusterDomain: "cluster.local",
+			ClusterCIDR: Networks{First: netip.MustParsePrefix("10.42.0.0/16")}, ServiceCIDR: Networks{First: netip.MustParsePrefix("10.43.0.0/16")}, ClusterDomain: "cluster.local",
 		},
 		Tokens: m.tokens, Registry: m.registry, Live: func() []Live { return m.live },
 		Material: func() (pki.Material, error) { return pki.Export(m.dir) },

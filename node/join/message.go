@@ -56,9 +56,9 @@ func (g Grant) LogValue() slog.Value {
 
 // Settings are those that all members must share.
 type Settings struct {
-	ClusterCIDR   netip.Prefix `json:"clusterCIDR"`
-	ServiceCIDR   netip.Prefix `json:"serviceCIDR"`
-	ClusterDomain string       `json:"clusterDomain"`
+	ClusterCIDR   Networks `json:"clusterCIDR"`
+	ServiceCIDR   Networks `json:"serviceCIDR"`
+	ClusterDomain string   `json:"clusterDomain"`
 }
 
 // answer is what a member replies: a grant or a refusal.
