@@ -130,6 +130,7 @@ func (t *term) parts(clients leaderClients) map[string]func(context.Context) err
 		"scheduler":   t.runScheduler,
 		"endpoints":   func(ctx context.Context) error { return t.keepEndpoints(ctx, clients.bounded, toEndpoints) },
 		"addresses":   func(ctx context.Context) error { return t.keepAddresses(ctx, clients.watching) },
+		"unique":      func(ctx context.Context) error { return t.keepUnique(ctx, clients.watching) },
 		"members":     func(ctx context.Context) error { return passOn(ctx, t.cfg.Changed, toEndpoints, toNodes) },
 	}
 	if t.cfg.Nodes != nil {

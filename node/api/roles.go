@@ -36,7 +36,8 @@ func grants() []grant {
 			rule("", []string{"get", "create", "update"}, "endpoints"),
 			rule("discovery.k8s.io", []string{"list", "create", "update", "delete"}, "endpointslices"),
 			// The addresses of Services.
-			rule("", []string{"list", "watch"}, "services"),
+			rule("", []string{"list", "watch", "update"}, "services"),
+			rule("", []string{"create"}, "events"),
 			rule("networking.k8s.io", []string{"list", "watch"}, "servicecidrs"),
 			rule("networking.k8s.io", []string{"list", "watch", "create", "delete"}, "ipaddresses"),
 			rule("events.k8s.io", []string{"create", "patch", "update"}, "events"),

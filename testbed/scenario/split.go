@@ -56,7 +56,7 @@ func (b *Bed) Split(ctx context.Context, left, right []string, hold time.Duratio
 		strings.Join(left, ","), strings.Join(right, ","), seconds(hold), seconds(time.Since(began)))
 	// All of them, for one failure may explain another.
 	var broken error
-	for _, check := range []func(context.Context) error{s.mergedFields, s.mergedLives, s.mergedNamespace, s.mergedReplicas, s.mergeTold} {
+	for _, check := range []func(context.Context) error{s.mergedFields, s.mergedLives, s.mergedNamespace, s.mergedReplicas, s.mergedAddresses, s.mergeTold} {
 		broken = errors.Join(broken, check(ctx))
 	}
 	if broken != nil {
@@ -164,6 +164,8 @@ func (s *split) whileCut(ctx context.Context) error {
 			}
 			return err
 		},
+		func() error { return s.expose(ctx, l, "twice-left") },
+		func() error { return s.expose(ctx, r, "twice-right") },
 		func() error { return s.deploy(ctx, l, "only-left", 1) },
 		func() error { return s.deploy(ctx, r, "only-right", 1) },
 		func() error { return s.settle(ctx, l, "only-left", s.left) },
