@@ -28,7 +28,7 @@ const (
 
 	// reasonTwice is the reason of the Event on a Service that got another
 	// address.
-	reasonTwice = "AddressGivenTwice"
+	reasonTwice = "AddressConflict"
 	// nowhere is where a Service points for the moment between two addresses.
 	nowhere = "moving.invalid"
 )
