@@ -42,6 +42,14 @@ func (c *Config) savedNodeIPs() []netip.Addr {
 	return saved
 }
 
+// saveNodeIPs keeps the addresses for a start without a network.
+func (c *Config) saveNodeIPs() error {
+	if err := os.WriteFile(c.nodeIPFile(), []byte(savedText(c.nodeIPs())), 0o600); err != nil {
+		return fmt.Errorf("keep node addresses: %w", err)
+	}
+	return nil
+}
+
 // savedText is what savedNodeIPs reads.
 func savedText(ips []netip.Addr) string {
 	parts := make([]string, 0, len(ips))

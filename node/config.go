@@ -323,7 +323,7 @@ func (c *Config) fitFamilies() error {
 		}
 		c.NodeIP2 = ip
 	}
-	return nil
+	return c.saveNodeIPs()
 }
 
 // nodeIPFile keeps the address of the last start.

@@ -32,6 +32,9 @@ func (n *Node) enterCluster(ctx context.Context) (*membership, error) {
 	case m != nil && m.Left:
 		return nil, fmt.Errorf("%w; to join one, remove %s first, or give another --data-dir", ErrLeft, n.cfg.DataDir)
 	case m == nil && n.cfg.Join == "":
+		if err := n.cfg.fitFamilies(); err != nil {
+			return nil, err
+		}
 		m = n.cfg.newMembership(firstNumber)
 		m.Complete, n.founds, n.enters = true, true, true
 		return m, n.cfg.saveMembership(m)

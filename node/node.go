@@ -152,10 +152,6 @@ func (n *Node) prepare() (unlock func(), err error) {
 		unlock()
 		return nil, err
 	}
-	if err := os.WriteFile(n.cfg.nodeIPFile(), []byte(savedText(n.cfg.nodeIPs())), 0o600); err != nil {
-		unlock()
-		return nil, fmt.Errorf("keep node address: %w", err)
-	}
 	for _, f := range findings {
 		if f.Severity == Warn {
 			n.log.Warn("host check", "name", f.Name, "detail", f.Detail, "hint", f.Hint)
