@@ -123,10 +123,17 @@ func (p *socketPort) accept(raw net.Conn) (Stream, error) {
 	if err != nil {
 		return Stream{}, err
 	}
-	c := tls.Server(conn, p.server)
+	config, asked := p.server.Clone(), ""
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if len(hello.SupportedProtos) == 1 {
+			asked = hello.SupportedProtos[0]
+		}
+		return p.server.GetConfigForClient(hello)
+	}
+	c := tls.Server(conn, config)
 	if err := handshake(context.Background(), c); err != nil {
 		_ = conn.Close()
-		return Stream{}, err
+		return Stream{}, explain(err, asked)
 	}
 	s := Stream{Conn: c, Protocol: c.ConnectionState().NegotiatedProtocol}
 	if s.Protocol != ProtocolJoin {
@@ -134,6 +141,23 @@ func (p *socketPort) accept(raw net.Conn) (Stream, error) {
 	}
 	return s, nil
 }
+
+// errForeignToken is what it means when a machine that asks to join hangs up on
+// seeing this node's certificate.
+var errForeignToken = errors.New("a machine that wants to join has a token of another cluster, or one made before the keys were rotated; moot token create makes one")
+
+// explain says what a failed handshake by a protocol is about.
+func explain(err error, protocol string) error {
+	alert, ok := errors.AsType[*net.OpError](err)
+	if ok && alert.Op == remoteAlert && protocol == ProtocolJoin {
+		return fmt.Errorf("%w: %w", errForeignToken, err)
+	}
+	return err
+}
+
+// remoteAlert is the operation that crypto/tls names when the other end ended
+// the handshake.
+const remoteAlert = "remote error"
 
 func handshake(ctx context.Context, c *tls.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
