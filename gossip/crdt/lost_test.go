@@ -88,3 +88,30 @@ func TestNothingIsLostSilently(t *testing.T) {
 		t.Errorf("%d writes stayed and %d were listed: the histories show nothing", kept, lost)
 	}
 }
+
+// TestWriteToAHiddenObjectIsListed: two sides create one name; a third, which
+// has seen the younger object only, writes to it after one side has hidden it.
+// That write is not shown, so it is listed.
+func TestWriteToAHiddenObjectIsListed(t *testing.T) {
+	key := []byte("/registry/configmaps/default/c")
+	object := func(uid, token string) []byte {
+		return fmt.Appendf(nil, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"uid":%q},"data":{"a":%q}}`, uid, token)
+	}
+	older := Put(nil, key, object("old", "one"), Dot{1, 1}, 10, Change{})
+	younger := Put(nil, key, object("young", "two"), Dot{2, 1}, 20, Change{})
+	hiding, _, _, err := Merge(older, younger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := Put(younger, key, object("young", "three"), Dot{3, 1}, 30, DescribeChange(younger.Value, object("young", "three"), nil))
+	for _, pair := range [][2]*Record{{hiding, late}, {late, hiding}} {
+		_, outcome, conflicts, err := Merge(pair[0], pair[1])
+		if err != nil || outcome != Merged || len(conflicts) != 1 || !bytes.Contains(conflicts[0].Lost, []byte("three")) {
+			t.Errorf("%v, %+v, %v", outcome, conflicts, err)
+		}
+	}
+	// Nothing new, nothing listed.
+	if _, _, conflicts, err := Merge(hiding, older); err != nil || len(conflicts) > 0 {
+		t.Errorf("%+v, %v", conflicts, err)
+	}
+}

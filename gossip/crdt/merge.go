@@ -110,7 +110,13 @@ func join(key []byte, a, b *state) (*state, []Conflict) {
 	s.choose()
 	for i, l := range s.lives {
 		switch {
-		case i == s.visible || a.hides(l) || b.hides(l):
+		case i == s.visible:
+		case a.hides(l) || b.hides(l):
+			// It was listed then, but for what has been written to it since where
+			// it was still visible.
+			if s.visible >= 0 && i > s.visible && (a.hides(l) && b.shownNews(l, a.seen) || b.hides(l) && a.shownNews(l, b.seen)) {
+				j.hidden(l, s.lives[s.visible])
+			}
 		case s.visible >= 0 && i > s.visible:
 			j.hidden(l, s.lives[s.visible])
 		default:
@@ -118,6 +124,13 @@ func join(key []byte, a, b *state) (*state, []Conflict) {
 		}
 	}
 	return s, j.sorted()
+}
+
+// shownNews reports whether l is visible in s and holds writes that are not in
+// seen.
+func (s *state) shownNews(l *life, seen Vector) bool {
+	m := s.find(l)
+	return m != nil && !s.hides(l) && !newest(m.claims, seen).isZero()
 }
 
 // hides reports whether l is in s and not visible.
