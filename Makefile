@@ -25,10 +25,11 @@ PURE := ./ebpf/... ./gossip ./gossip/crdt/... ./gossip/store/... ./gossip/etcd .
 FUZZTIME ?= 20s
 NODES ?= 3
 SIM ?= 3,5,10,50
+YEARS ?= 20000
 
 ACCEPT := $(addprefix accept-,up watch keep roam outage cut chaos failover blink offline stranger)
 
-.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench sim conformance vm up down demo \
+.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench sim sim-years conformance vm up down demo \
 	accept $(ACCEPT) bin/accept
 
 help: ## print this
@@ -88,6 +89,9 @@ bench: deps build ## the rows of docs/BENCHMARKS.md (root)
 
 sim: ## clusters of SIM nodes on a simulated network, real serf and replication: times, traffic, memory
 	MOOT_SIM=$(SIM) $(GO) test -count=1 -timeout 3h -v -run 'TestScale$$' ./gossip/simulate
+
+sim-years: ## a seeded history of faults over YEARS node-hours (1000000 take hours)
+	MOOT_YEARS=$(YEARS) $(GO) test -count=1 -timeout 24h -v -run 'TestYears$$' ./gossip/simulate/years
 
 conformance: build ## upstream's conformance suite, unmodified, on three nodes (root, an hour)
 	testbed/conformance/run

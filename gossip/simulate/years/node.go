@@ -1,0 +1,387 @@
+package years
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mootkube/moot/gossip/crdt"
+)
+
+const (
+	sequenceReserve = 4096
+	tombstoneKeep   = int64(24 * time.Hour / time.Microsecond)
+	historyKeep     = int64(10 * time.Minute / time.Microsecond)
+	historyMost     = 64
+	maxDrift        = 5 * time.Minute
+	conflictPrefix  = "/moot/conflicts/"
+	memberPrefix    = "/moot/members/"
+	noteKey         = "/moot/local/forgotten"
+)
+
+var errDrift = errors.New("a stamp is too far ahead")
+
+// node is one machine with its replica.
+type node struct {
+	w       *world
+	id      int
+	name    string
+	up      bool
+	serving bool
+	life    int   // counts starts and stops: what an older life planned is void
+	offset  int64 // of its clock
+	since   int64 // it is up
+
+	head    *state // as the committer has it
+	disk    *state // as of the last sync; what peers and clients see
+	pending []*group
+	syncing bool
+	clock   crdt.Clock
+	waiting []*write // on disk here, not acknowledged yet
+
+	knows  map[string]crdt.Vector // what other members include, as they said
+	stable crdt.Vector
+	image  *state // the last backup
+}
+
+func (n *node) wall() time.Time { return time.UnixMicro(n.w.now + n.offset) }
+
+// begin returns a group to fill.
+func (n *node) begin() *group { return &group{} }
+
+// commit makes a group visible to the committer and starts it on its way to
+// disk.
+func (n *node) commit(g *group) {
+	h := n.head
+	if h.seq > h.ceiling || h.seq+sequenceReserve/2 > h.ceiling {
+		h.ceiling = h.seq + sequenceReserve
+	}
+	n.keepConflicts(g)
+	g.after = *h
+	n.pending = append(n.pending, g)
+	n.plantSync()
+}
+
+func (n *node) plantSync() {
+	if n.syncing || len(n.pending) == 0 {
+		return
+	}
+	n.syncing = true
+	life, batch := n.life, len(n.pending)
+	n.w.plan(n.w.between(time.Millisecond, 20*time.Millisecond), evSync, n.id, 0, func() {
+		if n.life == life {
+			n.sync(batch)
+		}
+	})
+}
+
+// sync has the first pending groups on disk.
+func (n *node) sync(count int) {
+	n.syncing = false
+	for _, g := range n.pending[:count] {
+		n.disk.replay(g)
+		n.waiting = append(n.waiting, g.writes...)
+	}
+	n.pending = append([]*group(nil), n.pending[count:]...)
+	n.disk.trim(-1<<62, historyMost)
+	n.answer()
+	for _, s := range n.w.streams {
+		switch n.id {
+		case s.to:
+			s.planAck()
+		case s.from:
+			s.planPoll()
+		}
+	}
+	n.plantSync()
+}
+
+// put appends a record that the replica makes or takes in.
+func (n *node) put(g *group, r *crdt.Record) {
+	h := n.head
+	h.rev++
+	e := entry{rev: h.rev, at: n.w.now + n.offset, key: string(r.Key), rec: r}
+	h.keys[e.key] = held{rec: r, rev: e.rev, at: e.at}
+	g.puts = append(g.puts, e)
+	n.clock.High = max(n.clock.High, r.Latest())
+}
+
+// tick names a local change.
+func (n *node) tick() (crdt.Dot, crdt.Stamp) {
+	var stamp crdt.Stamp
+	n.clock, stamp = n.clock.Tick(n.wall())
+	n.head.seq++
+	dot := crdt.Dot{Origin: n.head.origin, Seq: n.head.seq}
+	claims := n.head.claims.Clone()
+	claims.Note(dot)
+	n.head.claims = claims
+	return dot, stamp
+}
+
+// set does a local put, remove a local delete.
+func (n *node) set(g *group, key string, value []byte) *crdt.Record {
+	was := n.head.keys[key].rec
+	var old []byte
+	if was != nil {
+		old = was.Value
+	}
+	ch := crdt.DescribeChange(old, value, nil)
+	dot, stamp := n.tick()
+	r := crdt.Put(was, []byte(key), value, dot, stamp, ch)
+	n.put(g, r)
+	return r
+}
+
+func (n *node) remove(g *group, key string) *crdt.Record {
+	dot, stamp := n.tick()
+	r := crdt.Delete(n.head.keys[key].rec, []byte(key), dot, stamp)
+	n.put(g, r)
+	return r
+}
+
+// apply takes in a frame of a peer's.
+func (n *node) apply(records []*crdt.Record, upTo crdt.Vector) error {
+	limit := crdt.StampAt(n.wall().Add(maxDrift))
+	own := n.head.origin
+	ahead := upTo[own]
+	for _, r := range records {
+		if string(r.Key) == noteKey {
+			continue
+		}
+		if r.Latest() > limit {
+			return errDrift
+		}
+		if r.Dot.Origin == own {
+			ahead = max(ahead, r.Dot.Seq)
+		}
+	}
+	if ahead > n.head.seq {
+		n.renew()
+		n.w.report.Renewed++
+	}
+	g := n.begin()
+	for _, r := range records {
+		n.applyOne(g, r)
+	}
+	n.claim(g, upTo)
+	n.settleOwed(g)
+	n.w.report.Applied += len(records)
+	n.commit(g)
+	return nil
+}
+
+func (n *node) applyOne(g *group, came *crdt.Record) {
+	h := n.head
+	key := string(came.Key)
+	if key == noteKey {
+		v, err := crdt.DecodeVector(came.Value)
+		if err != nil {
+			panic(err) // a broken invariant of the model
+		}
+		h.forgotten = h.forgotten.Clone()
+		h.forgotten.Join(v)
+		return
+	}
+	if h.claims.Covers(came.Dot) && (!came.Joined() || h.claims.Includes(came.Seen())) {
+		return
+	}
+	last, ok := h.keys[key]
+	var was *crdt.Record
+	switch {
+	case !ok:
+		was = n.remains(came)
+	case came.Dot == last.rec.Dot && !came.Joined() && !last.rec.Joined():
+		return
+	default:
+		was = last.rec
+	}
+	n.w.sampleLaws(came)
+	next, outcome, lost := n.w.merge(was, came)
+	if outcome == crdt.Kept {
+		return
+	}
+	if outcome == crdt.Merged {
+		n.w.report.Merged++
+	}
+	g.conflicts = append(g.conflicts, lost...)
+	r := *next
+	n.put(g, &r)
+}
+
+// remains stands for a key that was deleted and forgotten.
+func (n *node) remains(came *crdt.Record) *crdt.Record {
+	if n.w.cfg.Break == BreakRemains {
+		return nil
+	}
+	for _, birth := range came.Births() {
+		if !n.head.claims.Covers(birth) {
+			continue
+		}
+		included := crdt.Vector{}
+		for o, seq := range came.Seen() {
+			if k := min(seq, n.head.claims[o]); k > 0 {
+				included[o] = k
+			}
+		}
+		return crdt.Tombstone(came, included, birth, 1)
+	}
+	return nil
+}
+
+// claim claims all of v, which the head includes.
+func (n *node) claim(g *group, v crdt.Vector) {
+	h := n.head
+	if h.claims.Includes(v) {
+		return
+	}
+	claims := h.claims.Clone()
+	for o, seq := range v {
+		if claims[o] < seq {
+			claims[o] = seq
+			g.news = append(g.news, crdt.Dot{Origin: o, Seq: seq})
+		}
+	}
+	slices.SortFunc(g.news, func(a, b crdt.Dot) int { return strings.Compare(a.String(), b.String()) })
+	h.claims = claims
+}
+
+// renew begins a new incarnation.
+func (n *node) renew() { n.head.origin = n.w.drawOrigin() }
+
+// wipe takes everything out, to be had anew from a peer that includes covered.
+func (n *node) wipe(covered crdt.Vector) {
+	h := n.head
+	before := h.claims
+	n.renew()
+	next := &owed{covered: covered.Clone(), claims: before.Clone()}
+	if h.owed != nil {
+		next.covered.Join(h.owed.covered)
+		next.claims.Join(h.owed.claims)
+		next.aside = slices.Clone(h.owed.aside)
+	}
+	for _, key := range sorted(h.keys) {
+		r := h.keys[key].rec
+		included := crdt.Vector{r.Dot.Origin: r.Dot.Seq}
+		if r.Joined() {
+			included = r.Seen()
+		}
+		if !covered.Includes(included) && n.w.cfg.Break != BreakAside {
+			next.aside = append(next.aside, r)
+		}
+	}
+	h.keys, h.owed, h.past = map[string]held{}, next, before
+	h.forgotten, h.claims = crdt.Vector{}, crdt.Vector{}
+	h.rev++
+	g := n.begin()
+	g.reset = true
+	n.settleOwed(g)
+	n.commit(g)
+}
+
+// settleOwed applies and claims what was set aside, once the replica has what
+// the peer had.
+func (n *node) settleOwed(g *group) {
+	o := n.head.owed
+	if o == nil || !n.head.claims.Includes(o.covered) {
+		return
+	}
+	n.head.owed = nil
+	for _, r := range o.aside {
+		n.applyOne(g, r)
+	}
+	n.claim(g, o.claims)
+}
+
+// keepConflicts writes down what lost.
+func (n *node) keepConflicts(g *group) {
+	for i := range g.conflicts {
+		c := &g.conflicts[i]
+		if strings.HasPrefix(c.Key, "/moot/") || n.w.cfg.Break == BreakConflicts {
+			continue
+		}
+		value, err := json.Marshal(c)
+		if err != nil {
+			panic(err)
+		}
+		sum := sha256.Sum256(value)
+		key := conflictPrefix + hex.EncodeToString(sum[:16])
+		if _, ok := n.head.keys[key]; !ok {
+			dot, stamp := n.tick()
+			n.put(g, crdt.Put(nil, []byte(key), value, dot, stamp, crdt.Change{}))
+			n.w.report.Conflicts++
+		}
+	}
+	g.conflicts = nil
+}
+
+// compact trims the history and forgets tombstones that nobody needs.
+func (n *node) compact() {
+	wall := n.w.now + n.offset
+	n.disk.trim(wall-historyKeep, historyMost)
+	if v := n.floor(); v != nil {
+		n.learnStable(v)
+	}
+	g := n.begin()
+	h := n.head
+	for _, key := range sorted(h.keys) {
+		it := h.keys[key]
+		if !it.rec.Deleted || it.rev >= n.disk.floor() || len(n.pending) > 0 {
+			continue
+		}
+		seen := crdt.Vector{it.rec.Dot.Origin: it.rec.Dot.Seq}
+		if it.rec.Joined() {
+			seen = it.rec.Seen()
+		}
+		if !n.stable.Includes(seen) && it.at > wall-tombstoneKeep && n.w.cfg.Break != BreakStable {
+			continue
+		}
+		forgotten := h.forgotten.Clone()
+		forgotten.Join(seen)
+		if n.w.cfg.Break != BreakForgotten {
+			h.forgotten = forgotten
+		}
+		delete(h.keys, key)
+		g.gone = append(g.gone, key)
+		n.w.report.Buried++
+	}
+	if len(g.gone) > 0 {
+		n.commit(g)
+	}
+}
+
+// floor returns what all members have, nil when that is not known of all.
+func (n *node) floor() crdt.Vector {
+	out := n.disk.claims.Clone()
+	for _, key := range sorted(n.disk.keys) {
+		name, ok := strings.CutPrefix(key, memberPrefix)
+		if !ok || name == n.name || n.disk.keys[key].rec.Deleted {
+			continue
+		}
+		has := n.knows[name]
+		if len(has) == 0 {
+			return nil
+		}
+		lowest(out, has)
+	}
+	return out
+}
+
+func (n *node) learnStable(v crdt.Vector) {
+	if !n.stable.Includes(v) {
+		n.stable = n.stable.Clone()
+		n.stable.Join(v)
+	}
+}
+
+// hear notes what a member says that it includes.
+func (n *node) hear(name string, v crdt.Vector) {
+	if !n.knows[name].Includes(v) || n.knows[name] == nil {
+		k := n.knows[name].Clone()
+		k.Join(v)
+		n.knows[name] = k
+	}
+}
