@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -217,13 +218,13 @@ func (u unique) move(ctx context.Context, t twice) (*corev1.Service, error) {
 
 // describe names a Service's addresses.
 func describe(s *corev1.Service) string {
-	text := fmt.Sprint(s.Spec.ClusterIPs)
+	words := []string{fmt.Sprint(s.Spec.ClusterIPs)}
 	for _, p := range s.Spec.Ports {
 		if p.NodePort != 0 {
-			text += fmt.Sprintf(" node port %d", p.NodePort)
+			words = append(words, fmt.Sprintf("node port %d", p.NodePort))
 		}
 	}
-	return text
+	return strings.Join(words, ", ")
 }
 
 // tell leaves an Event on the Service; one that fails is only not told.
