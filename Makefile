@@ -29,7 +29,7 @@ YEARS ?= 20000
 
 ACCEPT := $(addprefix accept-,up watch keep roam outage cut chaos failover blink offline stranger)
 
-.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench sim sim-years conformance vm up down demo \
+.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-nodeport sim sim-years conformance vm up down demo \
 	accept $(ACCEPT) bin/accept
 
 help: ## print this
@@ -86,6 +86,9 @@ fuzz: ## each fuzz target for FUZZTIME
 
 bench: deps build ## the rows of docs/BENCHMARKS.md (root)
 	@docs/bench
+
+bench-nodeport: ## packets a second through a NodePort: eBPF, nftables, iptables (root)
+	$(GO) test ./ebpf -run '^$$' -bench NodePort -benchtime 5x
 
 sim: ## clusters of SIM nodes on a simulated network, real serf and replication: times, traffic, memory
 	MOOT_SIM=$(SIM) $(GO) test -count=1 -timeout 3h -v -run 'TestScale$$' ./gossip/simulate

@@ -23,7 +23,7 @@ import (
 //	out 10.0.0.9 ──┬── a 10.0.0.1 ── pod 10.42.1.2
 //	               └── b 10.0.0.2 ── pod 10.42.2.2
 type lab struct {
-	t    *testing.T
+	t    testing.TB
 	tag  string
 	pins string
 
@@ -40,34 +40,45 @@ var (
 	families = [2]string{"IPv4", "IPv6"}
 )
 
-func newLab(t *testing.T, overlay bool) *lab {
+func newPins(t testing.TB) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	l := &lab{t: t, tag: fmt.Sprintf("moot-%d-", os.Getpid()), pins: filepath.Join(t.TempDir(), "bpf")}
-	if err := os.Mkdir(l.pins, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("bpf", l.pins, "bpf", 0, ""); err != nil {
+	mount := t.TempDir()
+	if err := unix.Mount("bpf", mount, "bpf", 0, ""); err != nil {
 		t.Skipf("mount a bpffs: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(filepath.Dir(l.pins), unix.MNT_DETACH); err != nil {
+		if err := unix.Unmount(mount, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
-	l.pins = filepath.Join(l.pins, "moot") // the root of a bpffs has files of the kernel's
+	// The root of a bpffs has files of the kernel's.
+	l := &lab{t: t, tag: fmt.Sprintf("moot-%d-", os.Getpid()), pins: filepath.Join(mount, "moot")}
 	if err := os.Mkdir(l.pins, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	return l
+}
+
+func (l *lab) namespace(ns string) {
+	l.sh("ip netns add " + l.tag + ns)
+	l.t.Cleanup(func() { l.sh("ip netns del " + l.tag + ns) })
+	l.in(ns, "ip link set lo up")
+	for _, key := range []string{
+		"net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=1",
+		"net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0",
+	} {
+		l.in(ns, "sysctl -qw "+key)
+	}
+}
+
+func newLab(t testing.TB, overlay bool) *lab {
+	t.Helper()
+	l := newPins(t)
 	for _, ns := range []string{"lan", "out", "a", "b", "poda", "podb"} {
-		l.sh("ip netns add " + l.tag + ns)
-		t.Cleanup(func() { l.sh("ip netns del " + l.tag + ns) })
-		l.in(ns, "ip link set lo up")
-		for _, key := range []string{"net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=1", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0"} {
-			l.in(ns, "sysctl -qw "+key)
-		}
+		l.namespace(ns)
 	}
 	l.in("lan", "ip link add lan type bridge", "ip link set lan up")
 	for _, ns := range []string{"out", "a", "b"} {
@@ -153,7 +164,7 @@ func (l *lab) open(noTCX, overlay bool, shared map[string]*ebpf.Map) *packets {
 	l.overlay = overlay
 	var p *packets
 	err := l.do("a", func() (err error) {
-		p, err = openPackets(l.pins, shared, noTCX, slog.New(slog.DiscardHandler))
+		p, err = openPackets(l.pins, shared, noTCX, discard())
 		if err != nil {
 			return err
 		}
@@ -207,7 +218,7 @@ func (l *lab) close(p *packets) {
 	}
 }
 
-func put(t *testing.T, p *packets, name string, key, value any) {
+func put(t testing.TB, p *packets, name string, key, value any) {
 	t.Helper()
 	if err := p.coll.Maps[name].Put(key, value); err != nil {
 		t.Fatalf("write %s: %v", name, err)
@@ -241,15 +252,15 @@ func portBytes(port uint16) (b [2]byte) {
 	return b
 }
 
-func anyAddr(family int, port uint16) netip.AddrPort {
+func anyAddr(family int) netip.AddrPort {
 	if family == 0 {
-		return netip.AddrPortFrom(netip.IPv4Unspecified(), port)
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), nodePort)
 	}
-	return netip.AddrPortFrom(netip.IPv6Unspecified(), port)
+	return netip.AddrPortFrom(netip.IPv6Unspecified(), nodePort)
 }
 
 // serve writes a frontend as the balancer does; set is new with each change.
-func serve(t *testing.T, p *packets, f Frontend, s Service, id, set uint32) {
+func serve(t testing.TB, p *packets, f Frontend, s Service, id, set uint32) {
 	t.Helper()
 	svc := testService{ID: id, Set: set, Affinity: uint32(s.Affinity.Seconds())}
 	if s.Drop {
@@ -290,3 +301,5 @@ func serve(t *testing.T, p *packets, f Frontend, s Service, id, set uint32) {
 	}
 	put(t, p, "moot_services", testFrontend{f.Addr.Addr().As16(), portBytes(f.Addr.Port()), uint8(f.Protocol), uint8(f.Side)}, svc)
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

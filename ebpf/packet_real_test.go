@@ -91,29 +91,29 @@ func (l *lab) hello(to netip.AddrPort) (conn net.Conn, r *bufio.Reader, who, cli
 }
 
 // ask sends a datagram until there is an answer, as UDP clients do.
-func ask(conn net.Conn, text string) (who, client string, err error) {
+func ask(conn net.Conn, text string) (who string, err error) {
 	buf := make([]byte, 65536)
 	for range 5 {
 		if _, err = conn.Write([]byte(text)); err != nil {
-			return "", "", err
+			return "", err
 		}
 		if err = conn.SetReadDeadline(time.Now().Add(patience / 5)); err != nil {
-			return "", "", err
+			return "", err
 		}
 		n, err := conn.Read(buf)
 		if errors.Is(err, syscall.ECONNREFUSED) {
-			return "", "", err
+			return "", err
 		}
 		if err != nil {
 			continue
 		}
 		words := strings.SplitN(string(buf[:n]), " ", 3)
 		if len(words) != 3 || words[2] != text {
-			return "", "", fmt.Errorf("answer to %d bytes: %d others", len(text), n)
+			return "", fmt.Errorf("answer to %d bytes: %d others", len(text), n)
 		}
-		return words[0], words[1], nil
+		return words[0], nil
 	}
-	return "", "", errors.New("no answer")
+	return "", errors.New("no answer")
 }
 
 // echo sends size random bytes and compares what comes back.
@@ -169,7 +169,7 @@ func TestClientsFromOutsideReachBackends(t *testing.T) {
 					"LoadBalancer": netip.AddrPortFrom(netip.MustParseAddr(addrOf["lb"][family]), 80),
 				} {
 					id++
-					front := anyAddr(family, nodePort)
+					front := anyAddr(family)
 					if target != "NodePort" {
 						front = at
 					}
@@ -195,7 +195,7 @@ func TestClientsFromOutsideReachBackends(t *testing.T) {
 						}
 						defer func() { _ = u.Close() }()
 						for _, size := range []int{1, 17, 1200} {
-							if who, _, err := ask(u, strings.Repeat("x", size)); err != nil || who != pod {
+							if who, err := ask(u, strings.Repeat("x", size)); err != nil || who != pod {
 								t.Errorf("datagram of %d bytes: %s, %v", size, who, err)
 							}
 						}
@@ -210,7 +210,7 @@ func TestClientsFromOutsideInParallel(t *testing.T) {
 	everywhere(t, func(t *testing.T, l *lab, p *packets) {
 		for family, name := range families {
 			s := Service{Backends: []Backend{backend("poda", family), backend("podb", family)}}
-			serve(t, p, Frontend{anyAddr(family, nodePort), TCP, Outside}, s, uint32(family+1), uint32(family+1))
+			serve(t, p, Frontend{anyAddr(family), TCP, Outside}, s, uint32(family+1), uint32(family+1))
 			at := netip.AddrPortFrom(netip.MustParseAddr(addrOf["a"][family]), nodePort)
 			const clients = 200
 			var wg sync.WaitGroup
@@ -248,7 +248,7 @@ func TestClientsFromOutsideInParallel(t *testing.T) {
 func TestOpenConnectionsOutliveDaemonAndBackendChange(t *testing.T) {
 	everywhere(t, func(t *testing.T, l *lab, p *packets) {
 		for family, name := range families {
-			front := Frontend{anyAddr(family, nodePort), TCP, Outside}
+			front := Frontend{anyAddr(family), TCP, Outside}
 			at := netip.AddrPortFrom(netip.MustParseAddr(addrOf["a"][family]), nodePort)
 			id := uint32(family + 1)
 			for i, pod := range []string{"poda", "podb"} {
@@ -297,7 +297,7 @@ func TestNoBackendRefusesAndSourcesAreKept(t *testing.T) {
 			for i, f := range []netip.AddrPort{at, lb} {
 				front := f
 				if f == at {
-					front = anyAddr(family, nodePort)
+					front = anyAddr(family)
 				}
 				id := uint32(family*10 + i + 1)
 				serve(t, p, Frontend{front, TCP, Outside}, Service{}, id, id)
@@ -309,12 +309,12 @@ func TestNoBackendRefusesAndSourcesAreKept(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, _, err := ask(u, "x"); !errors.Is(err, syscall.ECONNREFUSED) {
+				if _, err := ask(u, "x"); !errors.Is(err, syscall.ECONNREFUSED) {
 					t.Errorf("%s %s: UDP without a backend: %v", name, f, err)
 				}
 				// It comes back: the same client is served.
 				serve(t, p, Frontend{front, UDP, Outside}, Service{Backends: []Backend{backend("podb", family)}}, id+100, id+200)
-				if who, _, err := ask(u, "x"); err != nil || who != "podb" {
+				if who, err := ask(u, "x"); err != nil || who != "podb" {
 					t.Errorf("%s %s: UDP with a backend again: %s, %v", name, f, who, err)
 				}
 				_ = u.Close()
@@ -329,7 +329,7 @@ func TestNoBackendRefusesAndSourcesAreKept(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, _, err := ask(u, "x"); !errors.Is(err, syscall.ECONNREFUSED) {
+				if _, err := ask(u, "x"); !errors.Is(err, syscall.ECONNREFUSED) {
 					t.Errorf("%s: ICMP error of %s: %v", name, pod, err)
 				}
 				_ = u.Close()
@@ -344,7 +344,7 @@ func TestNoBackendRefusesAndSourcesAreKept(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := ask(u, "x"); err != nil {
+			if _, err := ask(u, "x"); err != nil {
 				t.Errorf("%s: a client of an allowed range: %v", name, err)
 			}
 			_ = u.Close()
@@ -356,7 +356,7 @@ func TestAffinityOfClientsFromOutside(t *testing.T) {
 	everywhere(t, func(t *testing.T, l *lab, p *packets) {
 		for family, name := range families {
 			at := netip.AddrPortFrom(netip.MustParseAddr(addrOf["a"][family]), nodePort)
-			front := Frontend{anyAddr(family, nodePort), TCP, Outside}
+			front := Frontend{anyAddr(family), TCP, Outside}
 			pods := []Backend{backend("poda", family), backend("podb", family)}
 			s := Service{Backends: pods, Affinity: time.Hour}
 			id := uint32(family + 1)
@@ -400,7 +400,7 @@ func TestOwnPortsOfTheNodeAreLeftAlone(t *testing.T) {
 	everywhere(t, func(t *testing.T, l *lab, p *packets) {
 		l.servers("a")
 		for family, name := range families {
-			serve(t, p, Frontend{anyAddr(family, nodePort), TCP, Outside}, Service{Drop: true}, 1, 1)
+			serve(t, p, Frontend{anyAddr(family), TCP, Outside}, Service{Drop: true}, 1, 1)
 			conn, r, who, client, err := l.hello(netip.AddrPortFrom(netip.MustParseAddr(addrOf["a"][family]), podPort))
 			if err != nil {
 				t.Fatal(err)
