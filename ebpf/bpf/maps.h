@@ -58,7 +58,9 @@ struct backend {
 	__u16 flags;
 };
 
-/* Which backends a frontend has, for affinity to check that one still serves. */
+/* Which backends a frontend has, with their flags, for affinity to check that one
+ * still serves; and of every frontend for UDP from outside, as nothing else would
+ * end such a flow when its backend goes. */
 struct member_key {
 	__u32 id;
 	struct addr addr;
