@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
@@ -80,12 +79,9 @@ func TestDualStackAddresses(t *testing.T) {
 	if got := fmt.Sprint(cfg.dnsServiceIPs(), cfg.secondServiceIP()); got != "[fd43::a 10.43.0.10] [10.43.0.1]" {
 		t.Errorf("Service addresses %s", got)
 	}
+	cfg.DataDir = t.TempDir()
 	if err := cfg.fitFamilies(); err != nil || cfg.NodeIP2 != netip.MustParseAddr("2001:db8::1") {
 		t.Errorf("addresses that were given changed: %v, %v", cfg.nodeIPs(), err)
-	}
-	cfg.DataDir = t.TempDir()
-	if err := os.WriteFile(cfg.nodeIPFile(), []byte(savedText(cfg.nodeIPs())), 0o600); err != nil {
-		t.Fatal(err)
 	}
 	if got := cfg.savedNodeIPs(); fmt.Sprint(got) != fmt.Sprint(cfg.nodeIPs()) {
 		t.Errorf("addresses %v come back as %v", cfg.nodeIPs(), got)

@@ -310,6 +310,14 @@ func (n *Node) kubeletPart(keys *pki.Bundle, members *gossip.Agent) (part, error
 		return part{}, err
 	}
 	return part{name: "kubelet", stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
+		if n.cfg.Network == mootnet.ModeNone {
+			// Who installs the network does it through the API of this daemon,
+			// which a service manager would end if it did not become ready.
+			n.board.update(func(s *Status) {
+				s.Degraded = append(s.Degraded, "pod network: with --network none the Node is not ready until a CNI plugin has its configuration in /etc/cni/net.d")
+			})
+			ready()
+		}
 		for {
 			err := agent.Run(ctx, func() {
 				n.board.update(func(s *Status) {
