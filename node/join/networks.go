@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -52,10 +53,8 @@ func (n Networks) Contains(a netip.Addr) bool { return n.First.Contains(a) || n.
 // Overlaps reports whether some address is in both.
 func (n Networks) Overlaps(o Networks) bool {
 	for _, a := range n.All() {
-		for _, b := range o.All() {
-			if a.Overlaps(b) {
-				return true
-			}
+		if slices.ContainsFunc(o.All(), a.Overlaps) {
+			return true
 		}
 	}
 	return false

@@ -32,10 +32,9 @@ func syncGuard(members []netip.Addr, port int) error {
 	table := conn.AddTable(&nftables.Table{Name: guardTable, Family: nftables.TableFamilyINet})
 	conn.DelTable(table)
 	table = conn.AddTable(table)
-	before := nftables.ChainPriorityRef(*nftables.ChainPriorityRaw)
 	chain := conn.AddChain(&nftables.Chain{
 		Name: "input", Table: table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookInput, Priority: before,
+		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRaw,
 	})
 	for _, f := range []struct {
 		name     string

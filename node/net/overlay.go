@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	stdnet "net"
 	"net/netip"
 	"os"
@@ -128,10 +129,7 @@ func syncFDB(index int, tunnels map[netip.Addr]tunnel) error {
 	if err != nil {
 		return fmt.Errorf("list overlay forwarding: %w", err)
 	}
-	missing := map[netip.Addr]tunnel{}
-	for end, t := range tunnels {
-		missing[end] = t
-	}
+	missing := maps.Clone(tunnels)
 	var errs []error
 	for _, n := range have {
 		end, _ := netip.AddrFromSlice(n.IP)
