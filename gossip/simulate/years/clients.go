@@ -114,7 +114,7 @@ func (n *node) clientWrite(key string) {
 	wr.dot = r.Dot
 	g.writes = append(g.writes, wr)
 	n.commit(g)
-	w.oracle.wrote(n, wr)
+	w.oracle.wrote(wr)
 }
 
 func encode(o object) []byte {

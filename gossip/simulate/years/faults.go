@@ -1,6 +1,7 @@
 package years
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/mootkube/moot/gossip/crdt"
@@ -95,13 +96,27 @@ func (w *world) crash(n *node) {
 		return
 	}
 	w.burst()
-	w.count("losses of power")
-	w.stop(n, false)
-	after := w.span()
-	if after > tombstoneKeep {
-		w.count("absences beyond the bound")
+	for range w.rng.IntN(6) { // so that something is on its way to the disk
+		if n.serving && !w.quiet {
+			n.clientWrite(fmt.Sprintf("/registry/configmaps/default/c%d", w.rng.IntN(keys)))
+		}
 	}
-	w.planStart(n, after)
+	life := n.life
+	w.plan(w.between(0, 25*time.Millisecond), evFault, n.id, 0, func() {
+		if n.life != life || w.quiet {
+			return
+		}
+		w.count("losses of power")
+		if len(n.pending) > 0 {
+			w.count("of them with changes not on disk")
+		}
+		w.stop(n, false)
+		after := w.span()
+		if after > tombstoneKeep {
+			w.count("absences beyond the bound")
+		}
+		w.planStart(n, after)
+	})
 }
 
 // kill ends a node's process, or restarts it in good order.

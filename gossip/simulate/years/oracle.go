@@ -29,7 +29,6 @@ type oracle struct {
 	number int
 	open   map[string][]*write // by key: those that may still be seen, and all since the last check
 	dead   map[string]string   // uid → key of objects whose delete was kept
-	failed bool
 }
 
 func newOracle(w *world) oracle {
@@ -43,8 +42,8 @@ func (o *oracle) violation(format string, args ...any) {
 	}
 }
 
-// wrote notes a write that a node has taken.
-func (o *oracle) wrote(n *node, wr *write) {
+// wrote notes a write that was taken.
+func (o *oracle) wrote(wr *write) {
 	o.w.report.Writes++
 	o.open[wr.key] = append(o.open[wr.key], wr)
 	o.w.note(uint64(wr.dot.Origin), wr.dot.Seq)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mootkube/moot/gossip/crdt"
@@ -77,14 +78,15 @@ func (r *Report) Add(o Report) {
 
 // String lists the numbers.
 func (r *Report) String() string {
-	s := fmt.Sprintf("%.0f node-hours, %d events: %d writes, %d acknowledged (%d alone), %d lost with every disk that had them\n"+
+	var s strings.Builder
+	fmt.Fprintf(&s, "%.0f node-hours, %d events: %d writes, %d acknowledged (%d alone), %d lost with every disk that had them\n"+
 		"replication: %d records applied, %d joined, %d conflicts listed, %d tombstones forgotten, %d cuts, %d refusals, %d wipes, %d frames refused for drift, %d incarnations renewed\n"+
 		"checked: %d times after healing, laws of merge %d times; %d times two replicas had one object in different bytes\nfaults:",
 		r.NodeHours, r.Events, r.Writes, r.Acked, r.AckedAlone, r.Lost, r.Applied, r.Merged, r.Conflicts, r.Buried, r.Cuts, r.Refused, r.Wiped, r.Drifted, r.Renewed, r.Checks, r.Laws, r.Unlike)
 	for _, name := range sorted(r.Faults) {
-		s += fmt.Sprintf(" %s %d,", name, r.Faults[name])
+		fmt.Fprintf(&s, " %s %d,", name, r.Faults[name])
 	}
-	return fmt.Sprintf("%s\nviolations: %d; trace %016x", s[:len(s)-1], len(r.Violations), r.Trace)
+	return fmt.Sprintf("%s\nviolations: %d; trace %016x", strings.TrimSuffix(s.String(), ","), len(r.Violations), r.Trace)
 }
 
 // world is one cluster and its time. It belongs to one goroutine.
