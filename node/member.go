@@ -61,31 +61,10 @@ func (c *Config) saveMembership(m *membership) error {
 	if err != nil {
 		return fmt.Errorf("encode membership: %w", err)
 	}
-	if err := replaceFile(c.membershipFile(), append(data, '\n')); err != nil {
+	if err := join.ReplaceFile(c.membershipFile(), append(data, '\n')); err != nil {
 		return fmt.Errorf("keep membership: %w", err)
 	}
 	return nil
-}
-
-// replaceFile writes a file whole or not at all, also through a power cut.
-func replaceFile(path string, data []byte) error {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(data)
-	err = errors.Join(err, file.Sync(), file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // adopt takes the settings that are the cluster's, not the node's. One that was

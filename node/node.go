@@ -206,6 +206,7 @@ func (n *Node) announce(ctx context.Context, r *replica) {
 		} else {
 			notes = append(notes, "add a node  "+command)
 		}
+		notes = append(notes, "NOTE       this machine began a cluster of its own; to be a member of another instead, remove "+n.cfg.DataDir+" and start it with --join")
 	}
 	for _, d := range degraded {
 		notes = append(notes, "WITHOUT    "+d)

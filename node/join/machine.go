@@ -34,29 +34,8 @@ func Machine(dataDir string) (Secret, error) {
 		return "", fmt.Errorf("draw the machine's secret: %w", err)
 	}
 	secret := hex.EncodeToString(random)
-	if err := writeOnce(path, []byte(secret+"\n")); err != nil {
+	if err := ReplaceFile(path, []byte(secret+"\n")); err != nil {
 		return "", fmt.Errorf("keep the machine's secret: %w", err)
 	}
 	return Secret(secret), nil
-}
-
-// writeOnce writes a file for the owner alone, whole or not at all.
-func writeOnce(path string, data []byte) error {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(data)
-	err = errors.Join(err, file.Sync(), file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
