@@ -110,7 +110,7 @@ func (b *Balancer) namespaces() ([]*os.File, error) {
 func inside(space *os.File, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread()                                                 // never unlocked: the thread ends with the goroutine
 		if err := unix.Setns(int(space.Fd()), unix.CLONE_NEWNET); err != nil { //nolint:gosec // a descriptor
 			done <- fmt.Errorf("enter network namespace: %w", err)
 			return
