@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -123,6 +124,16 @@ func TestGatewayInKernel(t *testing.T) {
 	}
 	if err := setForwarding(false); err != nil {
 		t.Fatal(err)
+	}
+	ra := func() string {
+		value, err := os.ReadFile("/proc/sys/net/ipv6/conf/eth0/accept_ra")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(value))
+	}
+	if err := setForwarding(true); err != nil || ra() != "2" {
+		t.Fatalf("IPv6 forwarding: %v, routers' word is taken: %s, want 2", err, ra())
 	}
 	if mtu, err := mtuOf(addr("10.0.0.1")); err != nil || mtu != 1400 {
 		t.Fatalf("mtu %d, %v, want 1400", mtu, err)
