@@ -22,7 +22,7 @@ type Config struct {
 	Cgroup        string // cgroup v2 directory whose processes' sockets are balanced
 	Pins          string // directory on a bpffs, made if missing: programs, links and maps live on there
 	NoTCX         bool   // attach to devices by clsact filters, as kernels before 6.6 need
-	NoSockDestroy bool   // destroy sockets by sock_diag, as kernels before 6.5 need
+	NoSockDestroy bool   // never use bpf_sock_destroy; so far sock_diag destroys sockets on every kernel
 	Log           *slog.Logger
 }
 

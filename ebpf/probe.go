@@ -1,9 +1,13 @@
-// Package ebpf is the kernel data plane. So far it only tells what the kernel
-// offers to one: `moot check` shows the answer, and the choice between the
-// eBPF Service load balancer and kube-proxy will rest on it.
+// Package ebpf is the kernel data plane: it balances Services with no chain of
+// rules, for sockets of the node when they connect or send (bpf/sock.c), and for
+// packets from elsewhere at the devices (bpf/packet.c). What is to be served
+// comes in as plain data by [Balancer.Apply] and [Balancer.Resync] and lies in
+// maps; the programs choose. [Probe] tells whether the kernel can.
 //
-// It owns no goroutine, keeps no object in the kernel and refuses to guess: a
-// feature that could not be probed is reported with the reason.
+// It owns no goroutine. Programs, maps and links are pinned: they go on without
+// the daemon, and the next one adopts them. It refuses to guess: a feature that
+// could not be probed is reported with the reason, and a map without room is an
+// error, not a Service half served.
 package ebpf
 
 import (
@@ -33,7 +37,7 @@ func Probe() []Feature {
 		{"tc classifier", true, "NodePort traffic from outside", features.HaveProgramType(ebpf.SchedCLS)},
 		{"XDP", false, "NodePort traffic from outside, faster", features.HaveProgramType(ebpf.XDP)},
 		{"LRU hash map", true, "connection tracking", features.HaveMapType(ebpf.LRUHash)},
-		{"bpf_sock_destroy", false, "sockets to dead backends are closed from the kernel (6.5)", probeKfunc("bpf_sock_destroy")},
+		{"bpf_sock_destroy", false, "not used yet: sockets to dead backends are closed by sock_diag (6.5)", probeKfunc("bpf_sock_destroy")},
 	}
 }
 

@@ -37,7 +37,7 @@ func inNode(t *testing.T) (Config, bool) {
 		if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err != nil {
 			t.Skipf("no cgroup v2: %v", err)
 		}
-		group, err := os.MkdirTemp(root, "moot-test-")
+		group, err := os.MkdirTemp(root, "moot-test-") //nolint:usetesting // a cgroup, not a plain directory
 		if err != nil {
 			t.Skipf("make cgroup: %v", err)
 		}
