@@ -77,7 +77,7 @@ func (b *Balancer) namespaces() ([]*os.File, error) {
 		if err != nil {
 			return nil //nolint:nilerr // gone, or threaded: then its root lists them
 		}
-		for _, pid := range strings.FieldsSeq(string(procs)) {
+		for pid := range strings.FieldsSeq(string(procs)) {
 			paths = append(paths, "/proc/"+pid+"/ns/net")
 		}
 		return nil
