@@ -136,7 +136,7 @@ func echo(conn net.Conn, r io.Reader, size int) error {
 	return <-sent
 }
 
-func backend(ns string, family int) Backend {
+func onPod(ns string, family int) Backend {
 	return Backend{
 		Addr:  netip.AddrPortFrom(netip.MustParseAddr(addrOf[ns][family]), podPort),
 		Local: ns == "poda",
@@ -173,7 +173,7 @@ func TestClientsFromOutsideReachBackends(t *testing.T) {
 					if target != "NodePort" {
 						front = at
 					}
-					s := Service{Backends: []Backend{backend(pod, family)}}
+					s := Service{Backends: []Backend{onPod(pod, family)}}
 					serve(t, p, Frontend{front, TCP, Outside}, s, id, id)
 					serve(t, p, Frontend{front, UDP, Outside}, s, id+1000, id+1000)
 					t.Run(name+" "+target+" "+pod, func(t *testing.T) {
@@ -209,7 +209,7 @@ func TestClientsFromOutsideReachBackends(t *testing.T) {
 func TestClientsFromOutsideInParallel(t *testing.T) {
 	everywhere(t, func(t *testing.T, l *lab, p *packets) {
 		for family, name := range families {
-			s := Service{Backends: []Backend{backend("poda", family), backend("podb", family)}}
+			s := Service{Backends: []Backend{onPod("poda", family), onPod("podb", family)}}
 			serve(t, p, Frontend{anyAddr(family), TCP, Outside}, s, uint32(family+1), uint32(family+1))
 			at := netip.AddrPortFrom(netip.MustParseAddr(addrOf["a"][family]), nodePort)
 			const clients = 200
@@ -253,7 +253,7 @@ func TestOpenConnectionsOutliveDaemonAndBackendChange(t *testing.T) {
 			id := uint32(family + 1)
 			for i, pod := range []string{"poda", "podb"} {
 				other := map[string]string{"poda": "podb", "podb": "poda"}[pod]
-				serve(t, p, front, Service{Backends: []Backend{backend(pod, family)}}, id, id*10+uint32(i)*2)
+				serve(t, p, front, Service{Backends: []Backend{onPod(pod, family)}}, id, id*10+uint32(i)*2)
 				conn, r, _, _, err := l.hello(at)
 				if err != nil {
 					t.Fatal(err)
@@ -263,7 +263,7 @@ func TestOpenConnectionsOutliveDaemonAndBackendChange(t *testing.T) {
 				for range 5 { // in the middle of the transfer
 					l.reopen(p)
 				}
-				serve(t, p, front, Service{Backends: []Backend{backend(other, family)}}, id, id*10+uint32(i)*2+1)
+				serve(t, p, front, Service{Backends: []Backend{onPod(other, family)}}, id, id*10+uint32(i)*2+1)
 				again, _, who, _, err := l.hello(at)
 				if err != nil || who != other {
 					t.Errorf("%s: after the change: %s, %v; want %s", name, who, err, other)
@@ -273,7 +273,7 @@ func TestOpenConnectionsOutliveDaemonAndBackendChange(t *testing.T) {
 				if err := <-done; err != nil {
 					t.Errorf("%s %s: open transfer: %v", name, pod, err)
 				}
-				gone := backend(pod, family).Addr
+				gone := onPod(pod, family).Addr
 				n, err := p.forget(func(proto Protocol, at netip.AddrPort) bool { return proto == TCP && at == gone })
 				if err != nil || n < 1 {
 					t.Errorf("%s: %d connections forgotten, %v", name, n, err)
@@ -313,7 +313,7 @@ func TestNoBackendRefusesAndSourcesAreKept(t *testing.T) {
 					t.Errorf("%s %s: UDP without a backend: %v", name, f, err)
 				}
 				// It comes back: the same client is served.
-				serve(t, p, Frontend{front, UDP, Outside}, Service{Backends: []Backend{backend("podb", family)}}, id+100, id+200)
+				serve(t, p, Frontend{front, UDP, Outside}, Service{Backends: []Backend{onPod("podb", family)}}, id+100, id+200)
 				if who, err := ask(u, "x"); err != nil || who != "podb" {
 					t.Errorf("%s %s: UDP with a backend again: %s, %v", name, f, who, err)
 				}
@@ -321,7 +321,7 @@ func TestNoBackendRefusesAndSourcesAreKept(t *testing.T) {
 			}
 			// A backend that listens to nothing: its refusal reaches the client.
 			for i, pod := range []string{"poda", "podb"} {
-				deaf := backend(pod, family)
+				deaf := onPod(pod, family)
 				deaf.Addr = netip.AddrPortFrom(deaf.Addr.Addr(), 9)
 				id := uint32(family*10 + i + 500)
 				serve(t, p, Frontend{lb, UDP, Outside}, Service{Backends: []Backend{deaf}}, id, id)
@@ -338,7 +338,7 @@ func TestNoBackendRefusesAndSourcesAreKept(t *testing.T) {
 			allowed := netip.PrefixFrom(netip.MustParseAddr(addrOf["out"][family]), 24+family*40)
 			other := netip.PrefixFrom(netip.MustParseAddr(addrOf["poda"][family]), 24)
 			id := uint32(family + 900)
-			s := Service{Backends: []Backend{backend("poda", family)}, Sources: []netip.Prefix{other.Masked(), allowed.Masked()}}
+			s := Service{Backends: []Backend{onPod("poda", family)}, Sources: []netip.Prefix{other.Masked(), allowed.Masked()}}
 			serve(t, p, Frontend{lb, UDP, Outside}, s, id, id)
 			u, err := l.dial("udp", lb)
 			if err != nil {
@@ -357,7 +357,7 @@ func TestAffinityOfClientsFromOutside(t *testing.T) {
 		for family, name := range families {
 			at := netip.AddrPortFrom(netip.MustParseAddr(addrOf["a"][family]), nodePort)
 			front := Frontend{anyAddr(family), TCP, Outside}
-			pods := []Backend{backend("poda", family), backend("podb", family)}
+			pods := []Backend{onPod("poda", family), onPod("podb", family)}
 			s := Service{Backends: pods, Affinity: time.Hour}
 			id := uint32(family + 1)
 			serve(t, p, front, s, id, id)
