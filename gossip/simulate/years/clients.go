@@ -30,6 +30,7 @@ type write struct {
 
 	answered bool // the client was told that it is kept
 	excused  bool // every disk that had it is gone
+	gone     bool // it never came to a disk
 }
 
 type writeKind uint8

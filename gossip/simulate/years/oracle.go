@@ -85,6 +85,9 @@ func (o *oracle) elsewhere(n *node, wr *write) bool {
 
 // has reports whether a write is part of what a disk holds.
 func (s *state) has(wr *write) bool {
+	if wr.gone {
+		return false
+	}
 	if it, ok := s.keys[wr.key]; ok && covers(it.rec, wr.dot) {
 		return true
 	}

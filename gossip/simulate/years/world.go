@@ -241,6 +241,11 @@ func (w *world) stop(n *node, unsynced bool) {
 	for _, g := range n.pending[:keep] {
 		n.disk.replay(g)
 	}
+	for _, g := range n.pending[keep:] {
+		for _, wr := range g.writes {
+			wr.gone = true
+		}
+	}
 	n.up, n.serving = false, false
 	n.life++
 	n.pending, n.waiting, n.syncing, n.head = nil, nil, false, nil
