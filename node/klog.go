@@ -36,8 +36,14 @@ func (l lineLogger) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// upstreamHandler takes upstream's levels down by one notch.
+// upstreamHandler takes upstream's levels down by one notch, and what would
+// alarm without reason down to debug.
 type upstreamHandler struct{ slog.Handler }
+
+// staleEndpoints is what an API server says that starts while others serve: it
+// takes their endpoints of default/kubernetes, which the leader keeps here, for
+// its own of before a crash.
+const staleEndpoints = "Found stale data, removed previous endpoints on kubernetes service"
 
 func upstreamLevel(level slog.Level) slog.Level {
 	if level < slog.LevelWarn {
@@ -52,6 +58,12 @@ func (h upstreamHandler) Enabled(ctx context.Context, level slog.Level) bool {
 
 func (h upstreamHandler) Handle(ctx context.Context, record slog.Record) error {
 	record.Level = upstreamLevel(record.Level)
+	if strings.HasPrefix(record.Message, staleEndpoints) {
+		record.Level = slog.LevelDebug
+		if !h.Handler.Enabled(ctx, record.Level) {
+			return nil
+		}
+	}
 	return h.Handler.Handle(ctx, record)
 }
 
