@@ -153,36 +153,43 @@ const (
 // the longest time without a new ReplicaSet ends with the next leader's first
 // action. It does so in rounds.
 func (b *Bed) LeaderGoes(ctx context.Context, way string, rounds int) error {
-	var acted, named []time.Duration
+	var acted, idle, named []time.Duration
 	for range rounds {
-		a, n, err := b.leaderGoes(ctx, way)
+		took, err := b.leaderGoes(ctx, way)
 		if err != nil {
 			return fmt.Errorf("leader failover by %s: %w", way, err)
 		}
-		acted, named = append(acted, a), append(named, n)
+		acted, idle, named = append(acted, took.acted), append(idle, took.idle), append(named, took.named)
 	}
-	b.Printf("leader failover, %-5s: to the next leader's first action median %s of %d (%s); named by all survivors after median %s (%s)",
-		way, seconds(median(acted)), rounds, list(acted), seconds(median(named)), list(named))
+	b.Printf("leader failover, %-5s: to the next leader's first action median %s of %d (%s), nobody acted for %s (%s); named by all survivors after median %s (%s)",
+		way, seconds(median(acted)), rounds, list(acted), seconds(median(idle)), list(idle), seconds(median(named)), list(named))
 	return nil
 }
 
-func (b *Bed) leaderGoes(ctx context.Context, way string) (acted, named time.Duration, err error) {
+// handover is how long one change of leaders took.
+type handover struct {
+	acted time.Duration // until the next leader's first action
+	idle  time.Duration // without an action of either: one that goes in good order acts until it hands over
+	named time.Duration // until all survivors named the next
+}
+
+func (b *Bed) leaderGoes(ctx context.Context, way string) (took handover, err error) {
 	old, err := b.OneLeader(ctx, b.Nodes)
 	if err != nil {
-		return 0, 0, err
+		return took, err
 	}
 	rest := b.Others(old)
 	s, err := b.space(ctx, "failover", rest[0])
 	if err != nil {
-		return 0, 0, err
+		return took, err
 	}
 	work, err := s.startWork(ctx, rest[0])
 	if err != nil {
-		return 0, 0, err
+		return took, err
 	}
 	defer work.end()
 	if err := work.next(ctx, time.Time{}); err != nil {
-		return 0, 0, err
+		return took, err
 	}
 	began := time.Now()
 	var back func() error
@@ -194,23 +201,23 @@ func (b *Bed) leaderGoes(ctx context.Context, way string) (acted, named time.Dur
 	})
 	g.Go(func() error {
 		_, err := b.OneLeader(gctx, rest)
-		named = time.Since(began)
+		took.named = time.Since(began)
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return 0, 0, err
+		return took, err
 	}
-	if err := work.next(ctx, began.Add(named)); err != nil {
-		return 0, 0, err
+	if err := work.next(ctx, began.Add(took.named)); err != nil {
+		return took, err
 	}
-	acted = work.end().afterLongestGap(began)
+	took.acted, took.idle = work.end().afterLongestGap(began)
 	if err := back(); err != nil {
-		return 0, 0, err
+		return took, err
 	}
 	if err := b.wholeAgain(ctx); err != nil {
-		return 0, 0, err
+		return took, err
 	}
-	return acted, named, s.end(ctx, rest[0])
+	return took, s.end(ctx, rest[0])
 }
 
 // remove takes a node, or its daemon, away and returns how to bring it back.

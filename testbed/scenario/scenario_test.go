@@ -96,7 +96,7 @@ func TestAfterLongestGap(t *testing.T) {
 	}{
 		{nil, 0}, {at(-50, -10), 0}, {at(-5000, 300), 300}, {at(-50, 50, 150, 2150, 2250), 2150}, {at(50, 2050, 2060, 2100), 2050},
 	} {
-		if got := c.of.afterLongestGap(began); got != c.want*time.Millisecond {
+		if got, _ := c.of.afterLongestGap(began); got != c.want*time.Millisecond {
 			t.Errorf("%v: %s, want %d ms", c.of, got, c.want)
 		}
 	}

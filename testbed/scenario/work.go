@@ -113,9 +113,8 @@ func (w *work) end() actions {
 }
 
 // afterLongestGap is how long after a moment the longest time without an action
-// ended, among those that ended after it.
-func (a actions) afterLongestGap(began time.Time) time.Duration {
-	var longest, end time.Duration
+// ended, among those that ended after it, and how long that was.
+func (a actions) afterLongestGap(began time.Time) (end, longest time.Duration) {
 	last := began
 	for _, at := range a {
 		if !at.After(began) {
@@ -126,5 +125,5 @@ func (a actions) afterLongestGap(began time.Time) time.Duration {
 		}
 		last = at
 	}
-	return end
+	return end, longest
 }
