@@ -357,8 +357,9 @@ func (b *Bed) throwDatagrams(ctx, others context.Context, addr string, count *in
 }
 
 // JoinRefused tries, from a node whose daemon is down, to join with a token
-// that is none, one of another secret, one that was revoked, and says how each
-// is refused.
+// that is none, one of another secret, one that was revoked and one of another
+// cluster, and says how each is refused. Of the last, which is not sent to the
+// member, the member's log tells as well.
 func (b *Bed) JoinRefused(ctx context.Context, from, to string) error {
 	addr, err := b.Addr(to)
 	if err != nil {
@@ -372,14 +373,23 @@ func (b *Bed) JoinRefused(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	// The same cluster, another secret: the last characters differ.
-	last := strings.Map(func(r rune) rune {
-		if r == 'a' {
-			return 'b'
-		}
-		return 'a'
-	}, good[len(good)-6:])
-	for what, token := range map[string]string{"no token at all": "nonsense", "a wrong secret": good[:len(good)-6] + last} {
+	revoked, err := b.on(ctx, to, nil, "moot", "token", "create")
+	if err != nil {
+		return err
+	}
+	if _, err := b.on(ctx, to, nil, "moot", "token", "revoke", revoked); err != nil {
+		return err
+	}
+	parts := strings.Split(good, ".") // prefix, pin of the cluster, ID, secret
+	if len(parts) != 4 {
+		return fmt.Errorf("a token has %d parts", len(parts))
+	}
+	for what, token := range map[string]string{
+		"no token at all":         "nonsense",
+		"a wrong secret":          strings.Join([]string{parts[0], parts[1], parts[2], otherHex(parts[3])}, "."),
+		"another cluster's token": strings.Join([]string{parts[0], otherHex(parts[1]), parts[2], parts[3]}, "."),
+		"a revoked token":         revoked,
+	} {
 		began := time.Now()
 		one, cancel := context.WithTimeout(ctx, time.Minute)
 		out, err := b.on(one, from, []string{"MOOT_TOKEN=" + token}, "moot", "up", "--data-dir", "/tmp/stranger", "--state-dir", "/run/stranger",
@@ -394,6 +404,13 @@ func (b *Bed) JoinRefused(ctx context.Context, from, to string) error {
 		}
 		b.Printf("join with %s, refused after %s: %s", what, seconds(time.Since(began)), lines[len(lines)-1])
 	}
+	var log strings.Builder
+	if err := b.Logs(ctx, to, &log, false); err != nil {
+		return err
+	}
+	if !strings.Contains(log.String(), "token of another cluster") {
+		return fmt.Errorf("the log of %s does not tell of another cluster's token", to)
+	}
 	m, err := b.Membership(ctx, to)
 	if err != nil {
 		return err
@@ -404,4 +421,15 @@ func (b *Bed) JoinRefused(ctx context.Context, from, to string) error {
 		}
 	}
 	return nil
+}
+
+// otherHex is text with its last digits changed.
+func otherHex(text string) string {
+	const changed = 6
+	return text[:len(text)-changed] + strings.Map(func(r rune) rune {
+		if r == 'a' {
+			return 'b'
+		}
+		return 'a'
+	}, text[len(text)-changed:])
 }
