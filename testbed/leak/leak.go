@@ -1,7 +1,8 @@
 // Package leak tells what a cluster has left behind on the machine. A test
 // takes a Snapshot before and one after, and what the second has beyond the
 // first is the leak: processes of ours, cgroups, mounts, namespaces held by
-// mounts, links, nftables tables, eBPF pins and programs, changed sysctls.
+// mounts, links, nftables tables, eBPF pins, changed sysctls. BPF lists eBPF
+// programs, maps and links, for those who compare them on a quiet machine.
 //
 // The package only reads. What belongs to another cluster that is up is not
 // listed, and no sysctls and delegated cgroup controllers while there is one.
