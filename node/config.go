@@ -15,6 +15,7 @@ import (
 
 	"github.com/mootkube/moot/node/join"
 	mootnet "github.com/mootkube/moot/node/net"
+	"github.com/mootkube/moot/node/net/proxy"
 )
 
 // Config is everything a node is told. The zero value is not usable; start
@@ -32,6 +33,8 @@ type Config struct {
 
 	Network     mootnet.Mode // how pods of different nodes reach each other
 	OverlayPort int          // UDP port of the overlay
+
+	ServiceProxy proxy.Mode // what serves Services on this node
 
 	Port int // TCP and UDP port of all traffic between members
 
@@ -66,6 +69,7 @@ func DefaultConfig() Config {
 		ClusterDomain: "cluster.local",
 		Network:       mootnet.ModeAuto,
 		OverlayPort:   mootnet.DefaultOverlayPort,
+		ServiceProxy:  proxy.Auto,
 		Port:          7443,
 		APIPort:       6443,
 		CgroupDriver:  "auto",

@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mootkube/moot/gossip"
+	"github.com/mootkube/moot/node/net/proxy"
 	"github.com/mootkube/moot/node/pki"
 )
 
@@ -59,6 +60,8 @@ type Node struct {
 	leaving  atomic.Bool   // this node is on its way out of its cluster, or was taken out
 	left     chan struct{} // closed when this node has left its cluster
 	leftOnce sync.Once
+
+	services *proxy.Proxy // set before parts run
 
 	apiOnly     chan struct{} // closed when the start goes on without a kubelet
 	apiOnlyOnce sync.Once
@@ -102,6 +105,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer s.stop()
 	defer n.notify("STOPPING=1")
 	defer n.announceRestart(replica.agent)
+	defer n.handOver()
 	defer n.control.open(nil)
 	if err := n.startAll(ctx, s, keys, replica, member); err != nil {
 		if ctx.Err() != nil {
@@ -130,6 +134,17 @@ func (n *Node) announceRestart(agent *gossip.Agent) {
 	}
 	if err := agent.Restarting(restartWindow); err != nil {
 		n.log.Warn("the members were not told of the restart", "err", err)
+	}
+}
+
+// handOver leads this node's clients of the API and of DNS to other nodes while
+// this one still answers.
+func (n *Node) handOver() {
+	if n.services == nil {
+		return
+	}
+	if err := n.services.HandOver(); err != nil {
+		n.log.Warn("clients on this node have no API and no DNS until the daemon is back", "err", err)
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"github.com/mootkube/moot/node/dns"
 	"github.com/mootkube/moot/node/kubelet"
 	mootnet "github.com/mootkube/moot/node/net"
-	"github.com/mootkube/moot/node/net/proxy"
 	"github.com/mootkube/moot/node/pki"
 	"github.com/mootkube/moot/node/runtime"
 	"github.com/mootkube/moot/node/volume"
@@ -53,7 +52,7 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *repl
 	if err != nil {
 		return err
 	}
-	proxyPart, err := n.proxyPart(keys)
+	proxyPart, err := n.proxyPart(keys, r.agent)
 	if err != nil {
 		return err
 	}
@@ -178,19 +177,6 @@ func (n *Node) systemdCgroup() bool {
 	return n.cfg.CgroupDriver == "systemd" || n.cfg.CgroupDriver == "auto" && runtime.SystemdCgroups()
 }
 
-func (n *Node) proxyPart(keys *pki.Bundle) (part, error) {
-	p, err := proxy.New(proxy.Config{
-		NodeName: n.cfg.NodeName, NodeIP: n.cfg.nodeIPs()[0], ClusterCIDR: n.cfg.ClusterCIDR.First,
-		Kubeconfig: keys.Proxy, Log: n.log,
-	})
-	if err != nil {
-		return part{}, err
-	}
-	return part{name: "services", stopWithin: quickStop, run: func(ctx context.Context, ready func()) error {
-		return p.Run(ctx, func(proxy.Mode) { ready() })
-	}}, nil
-}
-
 // networkPart also hands on, once, the addresses that DNS can listen on.
 func (n *Node) networkPart(keys *pki.Bundle, r *replica, m *membership) (part, <-chan []netip.Addr, error) {
 	cfg := mootnet.DefaultConfig()
@@ -263,7 +249,12 @@ func (n *Node) serveDNS(ctx context.Context, keys *pki.Bundle, listen []netip.Ad
 	if err != nil {
 		return err
 	}
-	return server.Run(ctx, ready)
+	return server.Run(ctx, func() {
+		ready()
+		if err := n.services.SetServing(dnsHome(), true); err != nil {
+			n.log.Warn("names are asked of other nodes for now", "err", err)
+		}
+	})
 }
 
 func (n *Node) volumePart(keys *pki.Bundle) (part, error) {

@@ -15,21 +15,23 @@ import (
 	"time"
 
 	"github.com/mootkube/moot/gossip"
+	"github.com/mootkube/moot/node/net/proxy"
 	"github.com/mootkube/moot/node/pki/rotation"
 	"github.com/mootkube/moot/sched"
 )
 
 // Status is what a running node says of itself.
 type Status struct {
-	Node     string       `json:"node"`
-	Address  string       `json:"address"`
-	Versions Versions     `json:"versions"`
-	Started  time.Time    `json:"started"`
-	Ready    bool         `json:"ready"`              // the node has become ready since this start; see its Node object for now
-	Reason   string       `json:"reason,omitempty"`   // why not, when it is not
-	Degraded []string     `json:"degraded,omitempty"` // what the node does without
-	Parts    []PartStatus `json:"parts"`
-	Store    StoreStatus  `json:"store"`
+	Node     string        `json:"node"`
+	Address  string        `json:"address"`
+	Versions Versions      `json:"versions"`
+	Started  time.Time     `json:"started"`
+	Ready    bool          `json:"ready"`              // the node has become ready since this start; see its Node object for now
+	Reason   string        `json:"reason,omitempty"`   // why not, when it is not
+	Degraded []string      `json:"degraded,omitempty"` // what the node does without
+	Parts    []PartStatus  `json:"parts"`
+	Store    StoreStatus   `json:"store"`
+	Services proxy.Serving `json:"services"` // what serves Services here
 
 	// What this node knows of the cluster: leader, digest, members and more.
 	gossip.Status

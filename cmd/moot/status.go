@@ -64,6 +64,13 @@ func printStatus(s node.Status) {
 	for _, d := range s.Degraded {
 		fmt.Printf("without  %s\n", d)
 	}
+	if s.Services.Mode != "" {
+		why := ""
+		if s.Services.Why != "" {
+			why = ", because of " + s.Services.Why
+		}
+		fmt.Printf("services %s%s\n", s.Services.Mode, why)
+	}
 	for _, p := range s.Parts {
 		fmt.Printf("part     %-22s ready after %.2fs\n", p.Name, p.Seconds)
 	}

@@ -25,6 +25,11 @@ const (
 	port        = 53
 )
 
+// Service is the name of the Service that leads to the DNS servers.
+func Service() types.NamespacedName {
+	return types.NamespacedName{Namespace: namespace, Name: serviceName}
+}
+
 // Objects returns the cluster's side of DNS: the Service with the addresses that
 // pods are told, one or one of each family, the rights of the DNS servers of all nodes, and the configuration for users to edit.
 // See [Ensure].

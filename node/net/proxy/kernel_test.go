@@ -104,11 +104,12 @@ func start(t *testing.T, mode Mode, port int32, backend bool) {
 	cfg := testConfig()
 	cfg.Mode = mode
 	p := &Proxy{cfg: cfg}
-	proxier, got, err := p.newProxier(t.Context(), events.NewFakeRecorder(100))
-	if err != nil || got != mode {
-		t.Fatalf("proxier of mode %q: %q, %v", mode, got, err)
+	plane, serving, err := p.newPlane(t.Context(), events.NewFakeRecorder(100))
+	if err != nil || serving.Mode != mode {
+		t.Fatalf("proxier of mode %q: %q, %v", mode, serving.Mode, err)
 	}
-	removeOther(t.Context(), mode)
+	proxier := plane.Provider
+	removeOther(t.Context(), cfg, mode)
 	name, protocol, ready := "http", corev1.ProtocolTCP, true
 	proxier.OnServiceAdd(&corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
@@ -194,7 +195,7 @@ func testServices(t *testing.T, mode Mode, program string) {
 		t.Errorf("a Service without a backend: %v, want it refused at once", err)
 	}
 
-	if err := Cleanup(t.Context()); err != nil {
+	if err := Cleanup(t.Context(), testConfig().Pins); err != nil {
 		t.Fatal(err)
 	}
 	rules, err := exec.CommandContext(t.Context(), "nft", "list", "ruleset").CombinedOutput()

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	stdnet "net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -18,10 +20,14 @@ import (
 	"k8s.io/kubernetes/pkg/proxy"
 	proxyconfig "k8s.io/kubernetes/pkg/proxy/apis/config"
 	proxyconfigscheme "k8s.io/kubernetes/pkg/proxy/apis/config/scheme"
+	"k8s.io/kubernetes/pkg/proxy/healthcheck"
 	"k8s.io/kubernetes/pkg/proxy/iptables"
+	"k8s.io/kubernetes/pkg/proxy/metaproxier"
 	"k8s.io/kubernetes/pkg/proxy/nftables"
 	proxyutil "k8s.io/kubernetes/pkg/proxy/util"
 	utiliptables "k8s.io/kubernetes/pkg/util/iptables"
+
+	"github.com/mootkube/moot/ebpf"
 )
 
 // upstreamConfig is upstream's defaults with what differs here.
@@ -35,34 +41,65 @@ func upstreamConfig(cfg *Config, mode Mode) (*proxyconfig.KubeProxyConfiguration
 	out.Mode = proxyconfig.ProxyMode(mode)
 	out.HostnameOverride = cfg.NodeName
 	out.DetectLocalMode = proxyconfig.LocalModeClusterCIDR
-	out.DetectLocal.ClusterCIDRs = []string{cfg.ClusterCIDR.String()}
+	for _, cidr := range cfg.ClusterCIDRs {
+		out.DetectLocal.ClusterCIDRs = append(out.DetectLocal.ClusterCIDRs, cidr.String())
+	}
 	// All of the node's addresses serve NodePorts, whatever network they are on.
 	out.NodePortAddresses = nil
 	out.HealthzBindAddress, out.MetricsBindAddress = "", ""
 	return out, nil
 }
 
-// newProxier builds the proxier of the first mode that works on this host.
-func (p *Proxy) newProxier(ctx context.Context, recorder events.EventRecorder) (proxy.Provider, Mode, error) {
+// newPlane opens the data plane of the first mode that works on this host.
+func (p *Proxy) newPlane(ctx context.Context, recorder events.EventRecorder) (*plane, Serving, error) {
 	modes := []Mode{p.cfg.Mode}
 	if p.cfg.Mode == Auto {
-		modes = []Mode{NFTables, IPTables}
+		modes = []Mode{EBPF, NFTables, IPTables}
 	}
 	var errs []error
 	for _, mode := range modes {
-		proxier, err := p.newProxierOf(ctx, mode, recorder)
+		var pl *plane
+		var err error
+		if mode == EBPF {
+			pl, err = p.openBalancer(recorder)
+		} else {
+			pl, err = p.kubeProxy(ctx, mode, recorder)
+		}
 		if err == nil {
-			if len(errs) > 0 {
-				p.cfg.Log.Warn("Services are proxied with iptables", "why", errors.Join(errs...))
+			serving := Serving{Mode: mode}
+			if err := errors.Join(errs...); err != nil {
+				serving.Why = err.Error()
+				p.cfg.Log.Warn("Services are served by kube-proxy", "mode", mode, "why", err)
 			}
-			return proxier, mode, nil
+			return pl, serving, nil
 		}
 		errs = append(errs, err)
 	}
-	return nil, "", fmt.Errorf("no way to proxy Services: %w; install the package nftables", errors.Join(errs...))
+	return nil, Serving{}, fmt.Errorf("no way to proxy Services: %w; install the package nftables", errors.Join(errs...))
 }
 
-func (p *Proxy) newProxierOf(ctx context.Context, mode Mode, recorder events.EventRecorder) (proxy.Provider, error) {
+// kubeProxy is upstream's proxier, for both families where pods have both.
+func (p *Proxy) kubeProxy(ctx context.Context, mode Mode, recorder events.EventRecorder) (*plane, error) {
+	var proxiers []proxy.Provider
+	for _, cidr := range p.cfg.ClusterCIDRs {
+		one, err := p.newProxierOf(ctx, mode, cidr, recorder)
+		if err != nil {
+			return nil, err
+		}
+		proxiers = append(proxiers, one)
+	}
+	provider := proxiers[0]
+	if len(proxiers) > 1 {
+		first, second := proxiers[0], proxiers[1]
+		if p.cfg.ClusterCIDRs[0].Addr().Is6() {
+			first, second = second, first
+		}
+		provider = metaproxier.NewMetaProxier(first, second)
+	}
+	return kubePlane(provider), nil
+}
+
+func (p *Proxy) newProxierOf(ctx context.Context, mode Mode, cidr netip.Prefix, recorder events.EventRecorder) (proxy.Provider, error) {
 	program := "nft"
 	if mode == IPTables {
 		program = "iptables"
@@ -75,23 +112,30 @@ func (p *Proxy) newProxierOf(ctx context.Context, mode Mode, recorder events.Eve
 		return nil, err
 	}
 	family := corev1.IPv4Protocol
-	if p.cfg.NodeIP.Is6() {
+	if cidr.Addr().Is6() {
 		family = corev1.IPv6Protocol
 	}
-	local := proxyutil.NewDetectLocalByCIDR(p.cfg.ClusterCIDR.String())
-	nodeIP := stdnet.IP(p.cfg.NodeIP.AsSlice())
+	local := proxyutil.NewDetectLocalByCIDR(cidr.String())
+	var nodeIP stdnet.IP
+	for _, ip := range p.cfg.NodeIPs {
+		if ip.Is6() == cidr.Addr().Is6() {
+			nodeIP = ip.AsSlice()
+		}
+	}
+	// Health check ports of Services ask it; it listens on nothing of its own.
+	health := healthcheck.NewProxyHealthServer("", 2*conf.SyncPeriod.Duration, nil)
 	var proxier proxy.Provider
 	if mode == NFTables {
 		if err := ensureTable(family); err != nil {
 			return nil, err
 		}
-		proxier, err = nftables.NewProxier(ctx, conf, family, local, p.cfg.NodeName, nodeIP, recorder, nil, false)
+		proxier, err = nftables.NewProxier(ctx, conf, family, local, p.cfg.NodeName, nodeIP, recorder, health, false)
 	} else {
 		tables := utiliptables.NewBestEffort()[family]
 		if tables == nil {
 			return nil, fmt.Errorf("mode %s: iptables does not work on this host", mode)
 		}
-		proxier, err = iptables.NewProxier(ctx, conf, family, tables, utilsysctl.New(), local, p.cfg.NodeName, nodeIP, recorder, nil, false)
+		proxier, err = iptables.NewProxier(ctx, conf, family, tables, utilsysctl.New(), local, p.cfg.NodeName, nodeIP, recorder, health, false)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("mode %s: %w", mode, err)
@@ -118,11 +162,21 @@ func ensureTable(family corev1.IPFamily) error {
 	return nil
 }
 
-// removeOther removes the rules an earlier start left in the other mode: both at
+// removeOther removes what an earlier start left of the other modes: two at
 // once would translate a packet twice.
-func removeOther(ctx context.Context, mode Mode) {
-	if mode == IPTables {
+func removeOther(ctx context.Context, cfg Config, mode Mode) {
+	if mode != EBPF {
+		if err := ebpf.Remove(ebpf.Config{Pins: cfg.Pins, Log: cfg.Log}); err != nil {
+			cfg.Log.Warn("the eBPF data plane of an earlier start may serve beside kube-proxy", "err", err)
+		}
+	}
+	if mode == None {
+		return // what is there may be a kube-proxy that somebody else runs
+	}
+	if mode != NFTables {
 		nftables.CleanupLeftovers(ctx)
+	}
+	if mode == IPTables {
 		return
 	}
 	if _, err := exec.LookPath("iptables-save"); err == nil && mayHaveIPTablesRules() {
@@ -149,15 +203,16 @@ func mayHaveIPTablesRules() bool {
 	})
 }
 
-// Cleanup removes all rules of the proxy from this host, in every mode.
-// Connections through Services that are open stay so.
-func Cleanup(ctx context.Context) error {
+// Cleanup removes all that the proxy left on this host, in every mode; pins is
+// the [Config]'s. Connections through kube-proxy that are open stay so.
+func Cleanup(ctx context.Context, pins string) error {
+	bpf := ebpf.Remove(ebpf.Config{Pins: pins, Log: slog.New(slog.DiscardHandler)})
 	failed := nftables.CleanupLeftovers(ctx)
 	if _, err := exec.LookPath("iptables-save"); err == nil {
 		failed = iptables.CleanupLeftovers(ctx) || failed
 	}
 	if failed {
-		return errors.New("remove Service rules: see the log")
+		return errors.Join(bpf, errors.New("remove Service rules: see the log"))
 	}
-	return nil
+	return bpf
 }

@@ -11,10 +11,11 @@ import (
 )
 
 func testConfig() Config {
-	return Config{
-		NodeName: "n1", NodeIP: netip.MustParseAddr("10.0.0.1"), ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"),
-		Kubeconfig: "/kubeconfig", Log: slog.New(slog.DiscardHandler),
-	}
+	cfg := DefaultConfig()
+	cfg.NodeName, cfg.NodeIPs = "n1", []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	cfg.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}
+	cfg.Kubeconfig, cfg.Log = "/kubeconfig", slog.New(slog.DiscardHandler)
+	return cfg
 }
 
 func TestUpstreamConfig(t *testing.T) {
@@ -48,7 +49,9 @@ func TestValidate(t *testing.T) {
 		"mode":       func(c *Config) { c.Mode = "ipvs" },
 		"kubeconfig": func(c *Config) { c.Kubeconfig = "" },
 		"node":       func(c *Config) { c.NodeName = "" },
-		"address":    func(c *Config) { c.NodeIP = netip.Addr{} },
+		"address":    func(c *Config) { c.NodeIPs = nil },
+		"pins":       func(c *Config) { c.Pins = "moot" },
+		"doubts":     func(c *Config) { c.Doubts = nil },
 		"logger":     func(c *Config) { c.Log = nil },
 	} {
 		bad := cfg
