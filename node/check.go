@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mootkube/moot/ebpf"
+	"github.com/mootkube/moot/node/net/proxy"
 )
 
 // Severity says what a finding means for a node.
@@ -272,19 +273,28 @@ func checkClock(Config) Finding {
 
 func checkEBPF() Finding {
 	f := Finding{Name: "eBPF", Severity: OK}
-	var have, lack []string
+	var have, lack, missing []string
 	for _, feature := range ebpf.Probe() {
-		if feature.Err == nil {
+		switch {
+		case feature.Err == nil:
 			have = append(have, feature.Name)
-		} else {
+		case feature.Required:
+			missing = append(missing, feature.Name)
+		default:
 			lack = append(lack, feature.Name)
 		}
 	}
+	if err := proxy.CheckMounts(); err != nil {
+		missing = append(missing, err.Error())
+	}
 	f.Detail = strings.Join(have, ", ")
 	if len(lack) > 0 {
+		f.Detail += "; goes without " + strings.Join(lack, ", ")
+	}
+	if len(missing) > 0 {
 		f.Severity = Warn
-		f.Detail += "; not: " + strings.Join(lack, ", ")
-		f.Hint = "kube-proxy (nftables) serves in its place"
+		f.Detail += "; lacks " + strings.Join(missing, ", ")
+		f.Hint = "kube-proxy (nftables) serves Services in its place"
 	}
 	return f
 }

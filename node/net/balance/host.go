@@ -37,14 +37,35 @@ func (h host) equal(o host) bool {
 		slices.Equal(h.overlay, o.overlay) && slices.Equal(h.unserved, o.unserved)
 }
 
-// readHost looks at the machine's devices and addresses. A device that has an
-// address others can reach, and frames, is an uplink: pods' own devices have no
-// address on this side.
+// readHost looks at the machine's devices and addresses. A device that carries
+// frames and has an address others can reach, of its own, is an uplink: the
+// address on this side of pods' devices is the gateway's, which is on the
+// loopback interface too.
 func readHost(overlay []string) (host, error) {
 	var h host
 	links, err := netlink.LinkList()
 	if err != nil {
 		return h, fmt.Errorf("list devices: %w", err)
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return h, fmt.Errorf("list addresses: %w", err)
+	}
+	loopback, on := map[netip.Addr]bool{}, map[int][]netip.Addr{}
+	for _, addr := range addrs {
+		ip, ok := netip.AddrFromSlice(addr.IP)
+		if !ok || ip.IsLoopback() || ip.IsLinkLocalUnicast() || addr.Flags&unix.IFA_F_DADFAILED != 0 {
+			continue
+		}
+		h.own = append(h.own, ip.Unmap())
+		on[addr.LinkIndex] = append(on[addr.LinkIndex], ip.Unmap())
+	}
+	for _, l := range links {
+		if l.Attrs().EncapType == "loopback" {
+			for _, ip := range on[l.Attrs().Index] {
+				loopback[ip] = true
+			}
+		}
 	}
 	for _, l := range links {
 		a := l.Attrs()
@@ -52,21 +73,9 @@ func readHost(overlay []string) (host, error) {
 			h.overlay = append(h.overlay, a.Name)
 			continue
 		}
-		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
-		if err != nil {
-			return h, fmt.Errorf("list addresses of %s: %w", a.Name, err)
-		}
-		reachable := false
-		for _, addr := range addrs {
-			ip, ok := netip.AddrFromSlice(addr.IP)
-			if !ok || ip.IsLoopback() || ip.IsLinkLocalUnicast() || addr.Flags&unix.IFA_F_DADFAILED != 0 {
-				continue
-			}
-			h.own = append(h.own, ip.Unmap())
-			reachable = true
-		}
+		ownAddress := slices.ContainsFunc(on[a.Index], func(ip netip.Addr) bool { return !loopback[ip] })
 		switch {
-		case !reachable || a.EncapType == "loopback":
+		case !ownAddress || a.EncapType == "loopback":
 		case a.EncapType == "ether":
 			h.uplinks = append(h.uplinks, a.Name)
 		default:

@@ -112,6 +112,16 @@ func cgroupV2() (string, error) {
 	return best, nil
 }
 
+// CheckMounts says what the eBPF data plane needs of the host's file systems and
+// lacks. It changes nothing.
+func CheckMounts() error {
+	_, err := cgroupV2()
+	if _, statErr := os.Stat("/sys/fs/bpf"); statErr != nil {
+		err = errors.Join(err, fmt.Errorf("find bpffs: %w", statErr))
+	}
+	return err
+}
+
 // mountBPF makes sure that pins can be kept below dir, as systemd does at boot.
 func mountBPF(dir string) error {
 	var fs unix.Statfs_t
