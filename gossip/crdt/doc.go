@@ -33,8 +33,11 @@
 //     never half of one thing and half of another.
 //
 // When one side includes the other, which the version vectors tell, its record
-// is taken as it is and no value is decoded. Only truly concurrent changes are
-// joined place by place. What a join does not keep is a [Conflict].
+// is taken as it is and no value is decoded. The same goes for each life, which
+// has a vector of its own: what a key went through before a life began leaves
+// no trace in its value, for one replica may have forgotten that and another
+// not. Only truly concurrent changes are joined place by place. What a join does
+// not keep is a [Conflict].
 //
 // # Objects stay legal
 //

@@ -92,7 +92,7 @@ func join(key []byte, a, b *state) (*state, []Conflict) {
 		case m != nil:
 			s.lives = append(s.lives, j.lives(l, m))
 		case !b.ends(l):
-			s.lives = append(s.lives, l.canonical())
+			s.lives = append(s.lives, l)
 		default:
 			j.died(l, b.seen)
 		}
@@ -101,7 +101,7 @@ func join(key []byte, a, b *state) (*state, []Conflict) {
 		switch {
 		case a.find(m) != nil:
 		case !a.ends(m):
-			s.lives = append(s.lives, m.canonical())
+			s.lives = append(s.lives, m)
 		default:
 			j.died(m, a.seen)
 		}
@@ -158,9 +158,18 @@ func (l *life) canonical() *life {
 	return &out
 }
 
-// lives joins one life as the two sides hold it.
+// lives joins one life as the two sides hold it. Where one of them knew all of
+// the other, it stays as it was written, to the byte: whatever else the key has
+// been through, and has been forgotten on some replica, plays no part in it.
 func (j *joiner) lives(l, m *life) *life {
-	out := &life{birth: l.birth, shared: l.shared, uid: l.uid}
+	switch {
+	case l.includes(m):
+		return l
+	case m.includes(l):
+		return m
+	}
+	out := &life{birth: l.birth, shared: l.shared, uid: l.uid, merged: true, seen: l.seen.Clone()}
+	out.seen.Join(m.seen)
 	if m.birth.compare(l.birth) < 0 {
 		out.birth = m.birth
 	}
@@ -178,7 +187,7 @@ func (j *joiner) lives(l, m *life) *life {
 		out.claims, out.value, out.apiVersion = win.claims, win.value, win.apiVersion
 		return out.canonical()
 	}
-	raised := joinSteps(l.steps.of(l.birth.dot.Origin, j.a.value), m.steps.of(m.birth.dot.Origin, j.b.value), j.a.seen, j.b.seen)
+	raised := joinSteps(l.steps.of(l.birth.dot.Origin, j.a.value), m.steps.of(m.birth.dot.Origin, j.b.value), l.seen, m.seen)
 	for _, n := range []*node{j.a.value, j.b.value} {
 		if meta := n.get("metadata"); meta != nil && meta.kind == object {
 			meta.set("generation", nil)

@@ -31,6 +31,7 @@ func Put(held *Record, key, value []byte, dot Dot, stamp Stamp, ch Change) *Reco
 		next = born(now, ch.UID, ch.APIVersion, value)
 		s.end(s.lives, nil)
 	}
+	next.seen = s.seen
 	s.lives, s.visible, s.joined = []*life{next}, 0, false
 	r := &Record{Key: key, Dot: dot, Stamp: stamp}
 	s.show(r)
@@ -84,6 +85,7 @@ func follow(held *Record, dot Dot, stamp Stamp) (*state, Stamp) {
 		s = &state{seen: Vector{held.Dot.Origin: held.Dot.Seq}, visible: -1}
 		if !held.Deleted {
 			s.visible, s.lives = 0, []*life{born(tag{held.Stamp, held.Dot}, held.UID, held.APIVersion, held.Value)}
+			s.lives[0].seen = s.seen
 		}
 	}
 	s.seen.Note(dot)

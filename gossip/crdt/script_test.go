@@ -20,6 +20,7 @@ import (
 //	put R VALUE          put a value
 //	edit R PATH=JSON ... put the object with places set; -PATH takes one away
 //	delete R
+//	forget R             forget a delete, as a replica does that knows all others have it
 //	merge R S            merge what S holds into R
 //	exchange R S ...     merge among all until nothing changes, check they agree
 //	show R PATH ...
@@ -139,6 +140,11 @@ func (s *script) command(words []string) {
 	case "delete":
 		s.now++
 		p.held = Delete(p.held, []byte("k"), p.next(), s.now)
+	case "forget":
+		if !p.held.Deleted {
+			s.t.Fatalf("%s holds something", words[1])
+		}
+		p.held = nil
 	case "merge":
 		fmt.Fprintln(&s.out, s.merge(p, s.peer(args[0]).held))
 	case "exchange":

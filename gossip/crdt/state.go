@@ -24,6 +24,8 @@ type life struct {
 	shared     bool
 	claims     *claims // of the places of value
 	steps      steps   // of metadata.generation
+	seen       Vector  // the changes of the key that whoever wrote it last knew; of all those, when merged
+	merged     bool    // the last writes of it are several, concurrent ones: the value is what they join to
 	uid        string
 	apiVersion string
 	value      []byte
@@ -33,6 +35,9 @@ type life struct {
 func born(t tag, uid, apiVersion string, value []byte) *life {
 	return &life{birth: t, claims: &claims{whole: t}, uid: uid, apiVersion: apiVersion, value: value}
 }
+
+// includes reports whether l holds all that m does of the same life.
+func (l *life) includes(m *life) bool { return l.seen.Includes(m.seen) }
 
 // fresh reports whether l is as its create made it.
 func (l *life) fresh() bool {
@@ -49,12 +54,12 @@ type state struct {
 	ended   []string // shared UIDs whose lives are over, in order
 }
 
-// choose makes the oldest life visible, but for one that a join finds to be at
-// its end.
+// choose makes the oldest life visible, but for one that is at its end because
+// of what several wrote.
 func (s *state) choose() {
 	s.visible = -1
 	for i, l := range s.lives {
-		if !s.joined || !l.finished() {
+		if !l.merged || !l.finished() {
 			s.visible = i
 			return
 		}
@@ -88,6 +93,8 @@ const (
 	lifeClaims             // claims follow; else its create wrote it all
 	lifeSteps              // steps of its generation follow
 	lifeShared             // its UID is its identity
+	lifeSeen               // what its writers knew follows; else it is all that was seen, and merged if that is joined
+	lifeMerged             // it is merged, with lifeSeen
 )
 
 // appendMeta appends the encoding of s, but for what r says, to b.
@@ -101,7 +108,8 @@ func (s *state) appendMeta(b []byte, r *Record) []byte {
 		flags |= metaJoined
 	}
 	plain := len(s.lives) == 0 && r.Deleted ||
-		len(s.lives) == 1 && !r.Deleted && s.lives[0].fresh() && s.lives[0].birth == tag{r.Stamp, r.Dot}
+		len(s.lives) == 1 && !r.Deleted && s.lives[0].fresh() && s.lives[0].birth == tag{r.Stamp, r.Dot} &&
+			(!s.joined || own.Includes(s.lives[0].seen))
 	if !plain {
 		flags |= metaLives
 	}
@@ -164,8 +172,17 @@ func (s *state) appendLives(b []byte) []byte {
 		if l.shared {
 			flags |= lifeShared
 		}
+		if !l.seen.Includes(s.seen) {
+			flags |= lifeSeen
+			if l.merged {
+				flags |= lifeMerged
+			}
+		}
 		b = append(b, flags)
 		b = appendTag(b, l.birth)
+		if flags&lifeSeen != 0 {
+			b = l.seen.Append(b)
+		}
 		if flags&lifeClaims != 0 {
 			b = appendClaims(b, l.claims)
 		}
@@ -242,7 +259,11 @@ func decodeState(r *Record) (*state, error) {
 	case flags&metaLives != 0:
 		in.lives(s, r)
 	case !r.Deleted:
-		s.lives, s.visible = []*life{born(tag{r.Stamp, r.Dot}, r.UID, r.APIVersion, r.Value)}, 0
+		l := born(tag{r.Stamp, r.Dot}, r.UID, r.APIVersion, r.Value)
+		if l.seen = s.seen; s.joined {
+			l.seen = Vector{r.Dot.Origin: r.Dot.Seq}
+		}
+		s.lives, s.visible = []*life{l}, 0
 	}
 	if in.err == nil && len(in.b) > 0 {
 		in.fail("bytes after the end")
@@ -285,16 +306,22 @@ func (r *reader) lives(s *state, rec *Record) {
 // life reads one life. The value of the one that is shown is nil.
 func (r *reader) life(s *state) *life {
 	flags := r.byte()
-	if flags >= lifeShared<<1 {
+	if flags >= lifeMerged<<1 || flags&lifeMerged != 0 && flags&lifeSeen == 0 {
 		r.fail("unknown flags of a life")
 	}
-	l := &life{birth: r.tag(), shared: flags&lifeShared != 0}
+	l := &life{birth: r.tag(), shared: flags&lifeShared != 0, seen: s.seen, merged: s.joined}
 	l.claims = &claims{whole: l.birth}
-	if r.err == nil && !s.seen.Covers(l.birth.dot) {
+	if flags&lifeSeen != 0 {
+		l.seen, l.merged = r.vector(), flags&lifeMerged != 0
+		if r.err == nil && (!s.joined || l.seen.Includes(s.seen) || !s.seen.Includes(l.seen)) {
+			r.fail("a life saw something else")
+		}
+	}
+	if r.err == nil && !l.seen.Covers(l.birth.dot) {
 		r.fail("a life was not seen")
 	}
 	if flags&lifeClaims != 0 {
-		l.claims = r.claims(s.seen)
+		l.claims = r.claims(l.seen)
 	}
 	if flags&lifeSteps != 0 {
 		l.steps = r.steps()
