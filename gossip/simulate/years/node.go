@@ -130,6 +130,9 @@ func (n *node) set(g *group, key string, value []byte) *crdt.Record {
 		old = was.Value
 	}
 	ch := crdt.DescribeChange(old, value, nil)
+	if n.w.cfg.Break == BreakField && was != nil {
+		ch = crdt.DescribeChange(value, value, nil)
+	}
 	dot, stamp := n.tick()
 	r := crdt.Put(was, []byte(key), value, dot, stamp, ch)
 	n.put(g, r)

@@ -116,22 +116,30 @@ func (s *stream) includes(r *crdt.Record) bool {
 }
 
 func (s *stream) beginCut(d *state) {
-	s.cut = nil
 	s.w.report.Cuts++
-	for _, key := range sorted(d.keys) {
-		if r := d.keys[key].rec; s.lacks(r) {
-			s.cut = append(s.cut, r)
+	type born struct {
+		rec *crdt.Record
+		at  crdt.Stamp
+	}
+	var cut []born
+	for _, it := range d.keys {
+		if s.lacks(it.rec) {
+			cut = append(cut, born{it.rec, it.rec.Born()})
 		}
 	}
-	slices.SortStableFunc(s.cut, func(a, b *crdt.Record) int {
-		if a.Deleted != b.Deleted {
-			if a.Deleted {
+	slices.SortFunc(cut, func(a, b born) int {
+		if a.rec.Deleted != b.rec.Deleted {
+			if a.rec.Deleted {
 				return 1
 			}
 			return -1
 		}
-		return cmp.Or(cmp.Compare(a.Born(), b.Born()), bytes.Compare(a.Key, b.Key))
+		return cmp.Or(cmp.Compare(a.at, b.at), bytes.Compare(a.rec.Key, b.rec.Key))
 	})
+	s.cut = nil
+	for _, b := range cut {
+		s.cut = append(s.cut, b.rec)
+	}
 	s.cutting = true
 	s.cutEnd = frame{vector: d.claims}
 	s.next = d.rev + 1

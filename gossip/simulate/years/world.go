@@ -27,11 +27,12 @@ const (
 	BreakDots      Break = "a restored replica goes on as the same incarnation"
 	BreakSync      Break = "writes are acknowledged before they are on disk"
 	BreakMerge     Break = "of two concurrent states the newer one stays, whole"
+	BreakField     Break = "a write claims none of the fields that it changes"
 )
 
 // Breaks are all of them.
 func Breaks() []Break {
-	return []Break{BreakRemains, BreakStable, BreakForgotten, BreakAside, BreakConflicts, BreakCut, BreakDots, BreakSync, BreakMerge}
+	return []Break{BreakRemains, BreakStable, BreakForgotten, BreakAside, BreakConflicts, BreakCut, BreakDots, BreakSync, BreakMerge, BreakField}
 }
 
 // Config says which history to play.
@@ -48,7 +49,7 @@ type Report struct {
 	Writes, Acked, AckedAlone, Lost                int // Lost: acknowledged, and all replicas that had it lost their disks
 	Applied, Merged, Conflicts, Buried, Cuts       int
 	Refused, Wiped, Drifted, Renewed, Checks, Laws int
-	Unlike                                         int // objects found equal in unequal bytes
+	Unlike                                         int // objects found equal on two replicas that know different pasts of their keys
 	Faults                                         map[string]int
 	Violations                                     []string
 	Trace                                          uint64
@@ -81,7 +82,7 @@ func (r *Report) String() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%.0f node-hours, %d events: %d writes, %d acknowledged (%d alone), %d lost with every disk that had them\n"+
 		"replication: %d records applied, %d joined, %d conflicts listed, %d tombstones forgotten, %d cuts, %d refusals, %d wipes, %d frames refused for drift, %d incarnations renewed\n"+
-		"checked: %d times after healing, laws of merge %d times; %d times two replicas had one object in different bytes\nfaults:",
+		"checked: %d times after healing, laws of merge %d times; %d times two replicas knew different pasts of an object that is the same on both\nfaults:",
 		r.NodeHours, r.Events, r.Writes, r.Acked, r.AckedAlone, r.Lost, r.Applied, r.Merged, r.Conflicts, r.Buried, r.Cuts, r.Refused, r.Wiped, r.Drifted, r.Renewed, r.Checks, r.Laws, r.Unlike)
 	for _, name := range sorted(r.Faults) {
 		fmt.Fprintf(&s, " %s %d,", name, r.Faults[name])
