@@ -3,6 +3,7 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -49,12 +50,13 @@ type Balancer struct {
 	mu       sync.Mutex
 	held     map[frontendKey]*entry
 	next     uint32 // the next id or set that no entry has
+	seed     maphash.Seed
 	attached bool
 }
 
 // sharedMaps are those of maps.h.
 var sharedMaps = [...]string{
-	"moot_services", "moot_slots", "moot_members", "moot_affinity", "moot_origins", "moot_addresses", "moot_sources",
+	"moot_services", "moot_slots", "moot_tables", "moot_members", "moot_affinity", "moot_origins", "moot_addresses", "moot_sources",
 }
 
 const sockPrefix = "sock_"
@@ -75,7 +77,7 @@ func Open(cfg Config) (*Balancer, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Balancer{cfg: cfg, coll: coll, held: map[frontendKey]*entry{}, next: 1}
+	b := &Balancer{cfg: cfg, coll: coll, held: map[frontendKey]*entry{}, next: 1, seed: maphash.MakeSeed()}
 	if b.packets, err = openPackets(cfg.Pins, coll.Maps, cfg.NoTCX, cfg.Log); err != nil {
 		coll.Close()
 		return nil, err

@@ -1,10 +1,13 @@
 package ebpf
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -26,23 +29,24 @@ type (
 		Port  [2]byte
 		Flags uint16
 	}
+	table     [tablePart]uint16
 	memberKey struct {
 		ID   uint32
 		Addr [16]byte
 		Port [2]byte
-		_    uint16
+		Pad  uint16 // named, or each entry is encoded by reflection
 	}
 	originKey struct {
 		Cookie uint64
 		Addr   [16]byte
 		Port   [2]byte
 		Proto  uint8
-		_      [5]byte
+		Pad    [5]byte
 	}
 	origin struct {
 		Addr [16]byte
 		Port [2]byte
-		_    uint16
+		Pad  uint16
 	}
 	sourceKey struct {
 		Bits, ID uint32
@@ -54,6 +58,8 @@ const (
 	serviceDrop    = 1 << 0
 	serviceSources = 1 << 1
 	backendLocal   = 1 << 0
+
+	tablePart = 224 // TABLE_PART
 )
 
 func order(port uint16) (b [2]byte) {
@@ -85,20 +91,39 @@ func sourceOf(id uint32, p netip.Prefix) sourceKey {
 	return sourceKey{Bits: uint32(32 + bits), ID: id, Addr: p.Masked().Addr().As16()} //nolint:gosec // at most 160
 }
 
-// slotsOf returns the slots of the frontend: one a backend, or for packets from
-// outside a Maglev table.
-func slotsOf(f Frontend, s Service) []backend {
-	var out []backend
-	if f.Side == Outside {
-		for _, i := range maglev(s.Backends) {
-			out = append(out, slotOf(s.Backends[i]))
-		}
-		return out
-	}
+// slotsOf returns a slot for each backend, in one order however they come.
+func slotsOf(s Service) []backend {
+	out := make([]backend, 0, len(s.Backends))
 	for _, b := range s.Backends {
 		out = append(out, slotOf(b))
 	}
-	return out
+	return distinct(out)
+}
+
+// distinct sorts the slots and leaves one of each address.
+func distinct(slots []backend) []backend {
+	slices.SortFunc(slots, func(a, b backend) int {
+		return cmp.Or(bytes.Compare(a.Addr[:], b.Addr[:]), bytes.Compare(a.Port[:], b.Port[:]), cmp.Compare(a.Flags, b.Flags))
+	})
+	return slices.CompactFunc(slots, func(a, b backend) bool { return a.Addr == b.Addr && a.Port == b.Port })
+}
+
+// tableOf returns the Maglev table of the slots in parts, and its size. One
+// backend needs no table.
+func tableOf(slots []backend) ([]table, uint32) {
+	if len(slots) <= 1 {
+		return nil, uint32(len(slots))
+	}
+	backends := make([]Backend, len(slots))
+	for i, s := range slots {
+		backends[i].Addr = netip.AddrPortFrom(netip.AddrFrom16(s.Addr).Unmap(), binary.BigEndian.Uint16(s.Port[:]))
+	}
+	taken := maglev(backends)
+	parts := make([]table, (len(taken)+tablePart-1)/tablePart)
+	for i, slot := range taken {
+		parts[i/tablePart][i%tablePart] = uint16(slot) //nolint:gosec // a table has no more than 65521 slots, for as many backends
+	}
+	return parts, uint32(len(taken)) //nolint:gosec // bounded likewise
 }
 
 func affinitySeconds(d time.Duration) uint32 {
@@ -116,8 +141,44 @@ func full(err error) error {
 	return err
 }
 
+// maxBatch bounds what one call to the kernel writes or deletes.
+const maxBatch = 4096
+
+// putAll writes the entries, many by one call where the kernel can (5.6).
+func putAll[K, V any](m *ebpf.Map, keys []K, values []V) error {
+	for len(keys) > 1 {
+		n := min(len(keys), maxBatch)
+		if _, err := m.BatchUpdate(keys[:n], values[:n], nil); errors.Is(err, ebpf.ErrNotSupported) {
+			break
+		} else if err != nil {
+			return full(err)
+		}
+		keys, values = keys[n:], values[n:]
+	}
+	for i, key := range keys {
+		if err := m.Put(key, values[i]); err != nil {
+			return full(err)
+		}
+	}
+	return nil
+}
+
 // deleteAll deletes what is there of the keys.
 func deleteAll[K any](m *ebpf.Map, keys []K) error {
+	for len(keys) > 1 {
+		n := min(len(keys), maxBatch)
+		done, err := m.BatchDelete(keys[:n], nil)
+		if errors.Is(err, ebpf.ErrNotSupported) {
+			break
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			n, err = done+1, nil // it stopped at the one that is not there
+		}
+		if err != nil {
+			return fmt.Errorf("delete from map: %w", err)
+		}
+		keys = keys[n:]
+	}
 	for _, key := range keys {
 		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("delete from map: %w", err)

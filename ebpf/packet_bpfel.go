@@ -73,6 +73,7 @@ type packetMapSpecs struct {
 	MootServices  *ebpf.MapSpec `ebpf:"moot_services"`
 	MootSlots     *ebpf.MapSpec `ebpf:"moot_slots"`
 	MootSources   *ebpf.MapSpec `ebpf:"moot_sources"`
+	MootTables    *ebpf.MapSpec `ebpf:"moot_tables"`
 	MootWork      *ebpf.MapSpec `ebpf:"moot_work"`
 }
 
@@ -112,6 +113,7 @@ type packetMaps struct {
 	MootServices  *ebpf.Map `ebpf:"moot_services"`
 	MootSlots     *ebpf.Map `ebpf:"moot_slots"`
 	MootSources   *ebpf.Map `ebpf:"moot_sources"`
+	MootTables    *ebpf.Map `ebpf:"moot_tables"`
 	MootWork      *ebpf.Map `ebpf:"moot_work"`
 }
 
@@ -127,6 +129,7 @@ func (m *packetMaps) Close() error {
 		m.MootServices,
 		m.MootSlots,
 		m.MootSources,
+		m.MootTables,
 		m.MootWork,
 	)
 }

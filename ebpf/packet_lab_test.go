@@ -241,12 +241,6 @@ type testMember struct {
 	_    uint16
 }
 
-type testBackend struct {
-	Addr  [16]byte
-	Port  [2]byte
-	Flags uint16
-}
-
 func portBytes(port uint16) (b [2]byte) {
 	binary.BigEndian.PutUint16(b[:], port)
 	return b
@@ -289,16 +283,16 @@ func serve(t testing.TB, p *packets, f Frontend, s Service, id, set uint32) {
 	for _, k := range old {
 		_ = m.Delete(k)
 	}
-	for i, b := range maglev(s.Backends) {
-		to := s.Backends[b]
-		flags := uint16(0)
-		if to.Local {
-			flags = 1
-		}
-		put(t, p, "moot_slots", [2]uint32{set, uint32(i)}, testBackend{to.Addr.Addr().As16(), portBytes(to.Addr.Port()), flags})
-		put(t, p, "moot_members", testMember{ID: id, Addr: to.Addr.Addr().As16(), Port: portBytes(to.Addr.Port())}, uint8(flags))
-		svc.Slots++
+	slots := slotsOf(s)
+	for i, to := range slots {
+		put(t, p, "moot_slots", [2]uint32{set, uint32(i)}, to)
+		put(t, p, "moot_members", testMember{ID: id, Addr: to.Addr, Port: to.Port}, uint8(to.Flags))
 	}
+	parts, size := tableOf(slots)
+	for i, part := range parts {
+		put(t, p, "moot_tables", [2]uint32{set, uint32(i)}, part)
+	}
+	svc.Slots = size
 	put(t, p, "moot_services", testFrontend{f.Addr.Addr().As16(), portBytes(f.Addr.Port()), uint8(f.Protocol), uint8(f.Side)}, svc)
 }
 

@@ -75,6 +75,7 @@ type sockMapSpecs struct {
 	MootServices  *ebpf.MapSpec `ebpf:"moot_services"`
 	MootSlots     *ebpf.MapSpec `ebpf:"moot_slots"`
 	MootSources   *ebpf.MapSpec `ebpf:"moot_sources"`
+	MootTables    *ebpf.MapSpec `ebpf:"moot_tables"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -111,6 +112,7 @@ type sockMaps struct {
 	MootServices  *ebpf.Map `ebpf:"moot_services"`
 	MootSlots     *ebpf.Map `ebpf:"moot_slots"`
 	MootSources   *ebpf.Map `ebpf:"moot_sources"`
+	MootTables    *ebpf.Map `ebpf:"moot_tables"`
 }
 
 func (m *sockMaps) Close() error {
@@ -122,6 +124,7 @@ func (m *sockMaps) Close() error {
 		m.MootServices,
 		m.MootSlots,
 		m.MootSources,
+		m.MootTables,
 	)
 }
 

@@ -446,6 +446,7 @@ func TestLayouts(t *testing.T) {
 	for name, size := range map[string][2]uintptr{
 		"moot_services": {sizeOf[frontendKey](), sizeOf[service]()},
 		"moot_slots":    {sizeOf[slotKey](), sizeOf[backend]()},
+		"moot_tables":   {sizeOf[slotKey](), sizeOf[table]()},
 		"moot_members":  {sizeOf[memberKey](), 1},
 		"moot_origins":  {sizeOf[originKey](), sizeOf[origin]()},
 		"moot_sources":  {sizeOf[sourceKey](), 1},

@@ -3,102 +3,89 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // entry is what the maps hold of a frontend.
 type entry struct {
 	service service
-	members map[memberKey]bool
+	digest  uint64 // of all that is written for it; 0: not known
+	slots   uint32 // how many lie in moot_slots
+	parts   uint32 // and in moot_tables
+	table   uint64 // of a table that was adopted and not compared yet: its sum
+	members map[memberKey]uint8
 	sources map[sourceKey]bool
 }
 
-// adopt reads what the maps hold, and deletes what no frontend uses: a process
-// that ended between two writes leaves such.
-func (b *Balancer) adopt() error {
-	byID, sets := map[uint32]*entry{}, map[uint32]bool{}
-	err := list(b.coll.Maps["moot_services"], func(key frontendKey, svc service) {
-		e := &entry{svc, map[memberKey]bool{}, map[sourceKey]bool{}}
-		b.held[key], byID[svc.ID], sets[svc.Set] = e, e, true
-		b.next = max(b.next, svc.ID+1, svc.Set+1)
-	})
-	if err != nil {
-		return fmt.Errorf("adopt services: %w", err)
-	}
-	var slots []slotKey
-	var members []memberKey
-	var sources []sourceKey
-	err = errors.Join(
-		list(b.coll.Maps["moot_slots"], func(key slotKey, _ backend) {
-			b.next = max(b.next, key.Set+1)
-			if !sets[key.Set] {
-				slots = append(slots, key)
-			}
-		}),
-		list(b.coll.Maps["moot_members"], func(key memberKey, _ uint8) {
-			b.next = max(b.next, key.ID+1)
-			if e := byID[key.ID]; e != nil {
-				e.members[key] = true
-			} else {
-				members = append(members, key)
-			}
-		}),
-		list(b.coll.Maps["moot_sources"], func(key sourceKey, _ uint8) {
-			b.next = max(b.next, key.ID+1)
-			if e := byID[key.ID]; e != nil {
-				e.sources[key] = true
-			} else {
-				sources = append(sources, key)
-			}
-		}),
-	)
-	if err != nil {
-		return fmt.Errorf("adopt maps: %w", err)
-	}
-	return errors.Join(deleteAll(b.coll.Maps["moot_slots"], slots),
-		deleteAll(b.coll.Maps["moot_members"], members), deleteAll(b.coll.Maps["moot_sources"], sources))
+// change is how one frontend comes from its old entry to its next.
+type change struct {
+	front     Frontend
+	name      string
+	key       frontendKey
+	old, next *entry
+	slots     []backend
+	table     []table
 }
 
 // Apply makes each frontend of set lead where it says and takes the frontends of
-// gone away. Each switches at once from its old backends to its new. What could
-// not be done is in the error, by frontend, and all else is done.
+// gone away. Each switches at once from its old backends to its new; one that
+// leads there already costs no write. What could not be done is in the error, by
+// frontend, and all else is done.
 func (b *Balancer) Apply(set map[Frontend]Service, gone []Frontend) error {
+	keys := make([]frontendKey, 0, len(gone))
+	for _, f := range gone {
+		keys = append(keys, keyOf(f))
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var errs []error
-	for _, f := range gone {
-		if err := b.drop(keyOf(f)); err != nil {
-			errs = append(errs, fmt.Errorf("take away %s: %w", f, err))
-		}
-	}
-	for f, s := range set {
-		if err := b.set(f, s); err != nil {
-			errs = append(errs, fmt.Errorf("set %s of %s: %w", f, s.Name, err))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(b.dropLocked(keys), b.setLocked(set))
 }
 
-// Resync makes the maps hold exactly want.
+// Resync makes the maps hold exactly want. It goes by what it wrote or adopted:
+// it does not read them again.
 func (b *Balancer) Resync(want map[Frontend]Service) error {
 	keep := map[frontendKey]bool{}
 	for f := range want {
 		keep[keyOf(f)] = true
 	}
 	b.mu.Lock()
-	var errs []error
+	defer b.mu.Unlock()
+	var gone []frontendKey
 	for key := range b.held {
 		if !keep[key] {
-			errs = append(errs, b.drop(key))
+			gone = append(gone, key)
 		}
 	}
-	b.mu.Unlock()
-	errs = append(errs, b.Apply(want, nil))
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	errs := []error{b.dropLocked(gone), b.setLocked(want)}
 	if !b.attached {
 		errs = append(errs, b.attach())
 	}
 	return errors.Join(errs...)
+}
+
+// setLocked makes the changes some at a time: so many that calls to the kernel
+// count little, and so few that none waits long for the others.
+func (b *Balancer) setLocked(set map[Frontend]Service) error {
+	var errs []error
+	var some []*change
+	writes := 0
+	for f, s := range set {
+		c, err := b.plan(f, s)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if c == nil {
+			continue
+		}
+		some = append(some, c)
+		writes += 1 + len(c.slots) + len(c.table)
+		if writes >= maxBatch {
+			errs = append(errs, b.make(some))
+			some, writes = some[:0], 0
+		}
+	}
+	return errors.Join(append(errs, b.make(some))...)
 }
 
 // number returns a number that no frontend and no set has.
@@ -107,92 +94,191 @@ func (b *Balancer) number() uint32 {
 	return b.next - 1
 }
 
-// set writes what is new, switches the frontend to it by one write, and deletes
-// what was before.
-func (b *Balancer) set(f Frontend, s Service) error {
+// plan returns what to change, or nil if the maps say so already.
+func (b *Balancer) plan(f Frontend, s Service) (*change, error) {
 	if err := valid(f, s); err != nil {
-		return err
+		return nil, fmt.Errorf("set %s of %s: %w", f, s.Name, err)
 	}
-	key, slots := keyOf(f), slotsOf(f, s)
-	old, known := b.held[key]
-	next := &entry{members: map[memberKey]bool{}, sources: map[sourceKey]bool{}}
-	next.service = service{Set: b.number(), Slots: uint32(len(slots)), Affinity: affinitySeconds(s.Affinity)} //nolint:gosec // bounded by memory
-	if known {
-		next.service.ID = old.service.ID
-	} else {
-		next.service.ID = b.number()
-		old = &entry{}
-	}
+	key, slots := keyOf(f), slotsOf(s)
+	next := &entry{slots: uint32(len(slots))} //nolint:gosec // bounded by memory
+	next.service = service{Slots: next.slots, Affinity: affinitySeconds(s.Affinity)}
 	if s.Drop {
 		next.service.Flags |= serviceDrop
 	}
-	if err := b.write(next, s, slots); err != nil {
-		// Nothing leads there yet.
-		return errors.Join(err, b.clear(next, old))
+	if len(s.Sources) > 0 {
+		next.service.Flags |= serviceSources
 	}
-	if err := b.coll.Maps["moot_services"].Put(key, next.service); err != nil {
-		return errors.Join(fmt.Errorf("write service: %w", full(err)), b.clear(next, old))
+	sources := sourcesOf(s.Sources)
+	next.digest = b.digest(next.service, slots, hasMembers(key, next.service), sources)
+	old, known := b.held[key]
+	same := known && old.digest == next.digest
+	if same && old.table == 0 {
+		return nil, nil //nolint:nilnil // nothing to change
 	}
-	b.held[key] = next
-	return b.clear(old, next)
+	c := &change{front: f, name: s.Name, key: key, old: old, next: next, slots: slots}
+	if f.Side == Outside {
+		c.table, next.service.Slots = tableOf(slots)
+		next.parts = uint32(len(c.table)) //nolint:gosec // bounded by the size of a table
+	}
+	if same && old.table == b.sum(c.table) {
+		old.table = 0
+		return nil, nil //nolint:nilnil // nothing to change
+	}
+	if known {
+		next.service.ID = old.service.ID
+	} else {
+		next.service.ID, c.old = b.number(), &entry{}
+	}
+	next.service.Set = b.number()
+	if hasMembers(key, next.service) {
+		next.members = map[memberKey]uint8{}
+		for _, to := range slots {
+			next.members[memberKey{ID: next.service.ID, Addr: to.Addr, Port: to.Port}] = uint8(to.Flags) //nolint:gosec // one bit
+		}
+	}
+	for _, key := range sources {
+		if next.sources == nil {
+			next.sources = map[sourceKey]bool{}
+		}
+		key.ID = next.service.ID
+		next.sources[key] = true
+	}
+	return c, nil
 }
 
-func (b *Balancer) write(e *entry, s Service, slots []backend) error {
-	for i, slot := range slots {
-		if err := b.coll.Maps["moot_slots"].Put(slotKey{e.service.Set, uint32(i)}, slot); err != nil { //nolint:gosec // an index
-			return fmt.Errorf("write slots: %w", full(err))
+// hasMembers says whether the programs look for the backends of the frontend by
+// address.
+func hasMembers(key frontendKey, s service) bool {
+	return s.Affinity != 0 || Side(key.Side) == Outside && Protocol(key.Proto) == UDP
+}
+
+// make writes what is new, switches the frontends to it, and deletes what was
+// before. When one fails, all are made one by one, so that it alone fails.
+func (b *Balancer) make(some []*change) error {
+	if len(some) == 0 {
+		return nil
+	}
+	err := b.write(some)
+	if err == nil {
+		keys, services := make([]frontendKey, 0, len(some)), make([]service, 0, len(some))
+		for _, c := range some {
+			keys, services = append(keys, c.key), append(services, c.next.service)
+		}
+		if err = putAll(b.coll.Maps["moot_services"], keys, services); err != nil {
+			err = fmt.Errorf("write service: %w", err)
 		}
 	}
-	if e.service.Affinity != 0 {
-		for _, to := range s.Backends {
-			key := memberOf(e.service.ID, to)
-			e.members[key] = true
-			if err := b.coll.Maps["moot_members"].Put(key, uint8(slotOf(to).Flags)); err != nil { //nolint:gosec // one bit
-				return fmt.Errorf("write members: %w", full(err))
+	switch {
+	case err == nil:
+		var rest remains
+		for _, c := range some {
+			b.held[c.key] = c.next
+			rest.add(c.old, c.next)
+		}
+		return b.clear(&rest)
+	case len(some) == 1:
+		c := some[0] // nothing leads to what was written
+		var rest remains
+		rest.add(c.next, c.old)
+		return fmt.Errorf("set %s of %s: %w", c.front, c.name, errors.Join(err, b.clear(&rest)))
+	}
+	var errs []error
+	for _, c := range some {
+		errs = append(errs, b.make([]*change{c}))
+	}
+	return errors.Join(errs...)
+}
+
+func (b *Balancer) write(some []*change) error {
+	var slotKeys, tableKeys []slotKey
+	var slots []backend
+	var tables []table
+	for _, c := range some {
+		for i, slot := range c.slots {
+			slotKeys, slots = append(slotKeys, slotKey{c.next.service.Set, uint32(i)}), append(slots, slot) //nolint:gosec // an index
+		}
+		for i, part := range c.table {
+			tableKeys, tables = append(tableKeys, slotKey{c.next.service.Set, uint32(i)}), append(tables, part) //nolint:gosec // an index
+		}
+	}
+	if err := putAll(b.coll.Maps["moot_slots"], slotKeys, slots); err != nil {
+		return fmt.Errorf("write slots: %w", err)
+	}
+	if err := putAll(b.coll.Maps["moot_tables"], tableKeys, tables); err != nil {
+		return fmt.Errorf("write tables: %w", err)
+	}
+	for _, c := range some {
+		members := slices.Collect(maps.Keys(c.next.members))
+		flags := make([]uint8, len(members))
+		for i, key := range members {
+			flags[i] = c.next.members[key]
+		}
+		if err := putAll(b.coll.Maps["moot_members"], members, flags); err != nil {
+			return fmt.Errorf("write members: %w", err)
+		}
+		for key := range c.next.sources {
+			if err := b.coll.Maps["moot_sources"].Put(key, uint8(1)); err != nil {
+				return fmt.Errorf("write sources: %w", full(err))
 			}
-		}
-	}
-	for _, p := range s.Sources {
-		e.service.Flags |= serviceSources
-		key := sourceOf(e.service.ID, p)
-		e.sources[key] = true
-		if err := b.coll.Maps["moot_sources"].Put(key, uint8(1)); err != nil {
-			return fmt.Errorf("write sources: %w", full(err))
 		}
 	}
 	return nil
 }
 
-// clear deletes what the maps hold of e and not of keep.
-func (b *Balancer) clear(e, keep *entry) error {
-	var slots []slotKey
-	var members []memberKey
-	var sources []sourceKey
-	for i := range e.service.Slots {
-		slots = append(slots, slotKey{e.service.Set, i})
+// remains are entries of the maps that nothing leads to.
+type remains struct {
+	slots, tables []slotKey
+	members       []memberKey
+	sources       []sourceKey
+}
+
+// add adds what the maps hold of e and not of keep.
+func (r *remains) add(e, keep *entry) {
+	for i := range e.slots {
+		r.slots = append(r.slots, slotKey{e.service.Set, i})
+	}
+	for i := range e.parts {
+		r.tables = append(r.tables, slotKey{e.service.Set, i})
 	}
 	for key := range e.members {
-		if !keep.members[key] {
-			members = append(members, key)
+		if _, kept := keep.members[key]; !kept {
+			r.members = append(r.members, key)
 		}
 	}
 	for key := range e.sources {
 		if !keep.sources[key] {
-			sources = append(sources, key)
+			r.sources = append(r.sources, key)
 		}
 	}
-	return errors.Join(deleteAll(b.coll.Maps["moot_slots"], slots),
-		deleteAll(b.coll.Maps["moot_members"], members), deleteAll(b.coll.Maps["moot_sources"], sources))
 }
 
-func (b *Balancer) drop(key frontendKey) error {
-	e, known := b.held[key]
-	if !known {
-		return nil
+func (b *Balancer) clear(r *remains) error {
+	errs := []error{
+		deleteAll(b.coll.Maps["moot_slots"], r.slots), deleteAll(b.coll.Maps["moot_tables"], r.tables),
+		deleteAll(b.coll.Maps["moot_members"], r.members),
 	}
-	if err := deleteAll(b.coll.Maps["moot_services"], []frontendKey{key}); err != nil {
-		return err
+	for _, key := range r.sources {
+		errs = append(errs, deleteAll(b.coll.Maps["moot_sources"], []sourceKey{key}))
 	}
-	delete(b.held, key)
-	return b.clear(e, &entry{})
+	return errors.Join(errs...)
+}
+
+func (b *Balancer) dropLocked(keys []frontendKey) error {
+	var rest remains
+	known := make([]frontendKey, 0, len(keys))
+	for _, key := range keys {
+		if _, held := b.held[key]; held {
+			known = append(known, key)
+		}
+	}
+	if err := deleteAll(b.coll.Maps["moot_services"], known); err != nil {
+		return fmt.Errorf("take away services: %w", err)
+	}
+	for _, key := range known {
+		if e, held := b.held[key]; held { // not named twice
+			rest.add(e, &entry{})
+			delete(b.held, key)
+		}
+	}
+	return b.clear(&rest)
 }

@@ -36,16 +36,25 @@ enum service_flags {
 struct service {
 	__u32 id;         /* stays while the frontend exists: key of affinity, members, sources */
 	__u32 set;        /* first half of the slots' keys; a change of backends takes a new one */
-	__u32 slots;      /* how many; 0: there is no backend */
+	__u32 slots;      /* how many, in the Maglev table if there is one; 0: there is no backend */
 	__u32 affinity_s; /* seconds a client stays with its backend; 0: none */
 	__u32 flags;
 };
 
-/* For SIDE_INSIDE one slot a backend, taken at random; for SIDE_OUTSIDE a
- * Maglev table, taken by the hash of the client, the same on every node. */
+/* One slot a backend. For SIDE_INSIDE one is taken at random; for SIDE_OUTSIDE
+ * a Maglev table says which, by the hash of the client, the same on every node. */
 struct slot_key {
 	__u32 set;
 	__u32 index;
+};
+
+/* A part of a Maglev table: for each of its slots the index of a backend's. The
+ * key is the set and the number of the part. A set of one backend has none. The
+ * size is what a 512 byte block of the kernel holds beside its own words. */
+#define TABLE_PART 224
+
+struct table {
+	__u16 slot[TABLE_PART];
 };
 
 enum backend_flags {
@@ -116,10 +125,18 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 4194304);
+	__uint(max_entries, 1048576);
 	__type(key, struct slot_key);
 	__type(value, struct backend);
 } moot_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, struct slot_key);
+	__type(value, struct table);
+} moot_tables SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

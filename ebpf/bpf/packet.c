@@ -105,6 +105,24 @@ static __always_inline int serves(__u32 id, const struct addr *a, __be16 port, _
 	return 1;
 }
 
+/* The Maglev table's word on who serves the hash. */
+static __always_inline int pick(const struct service *svc, __u32 h, __u32 *index)
+{
+	__u32 slot = h % svc->slots, at = slot % TABLE_PART;
+	struct slot_key key = { .set = svc->set, .index = slot / TABLE_PART };
+	struct table *part;
+
+	*index = 0;
+	if (svc->slots == 1)
+		return 1;
+	part = bpf_map_lookup_elem(&moot_tables, &key);
+	barrier_var(at); /* the compiler knows that it is in bounds, the verifier does not */
+	if (!part || at >= TABLE_PART)
+		return 0;
+	*index = part->slot[at];
+	return 1;
+}
+
 /* Takes the backend that the client last had, if it is to, else its slot's. */
 static __always_inline int choose(const struct packet *p, const struct service *svc, const struct frontend_key *fk,
 				  __u64 now, struct backend *to)
@@ -125,7 +143,8 @@ static __always_inline int choose(const struct packet *p, const struct service *
 		last->seen_ns = now;
 		return 1;
 	}
-	slot.index = hash(&p->key.src, svc->affinity_s ? 0 : p->key.sport, fk) % svc->slots;
+	if (!pick(svc, hash(&p->key.src, svc->affinity_s ? 0 : p->key.sport, fk), &slot.index))
+		return 0;
 	b = bpf_map_lookup_elem(&moot_slots, &slot);
 	if (!b)
 		return 0;
