@@ -17,6 +17,7 @@
 #define PORT_FIRST 10240 /* below where Linux takes ephemeral ports and NodePorts from */
 #define PORTS 19760
 #define PORT_TRIES 32
+#define TRIES 4 /* backends can be replaced between two look-ups */
 
 /* Too large for the stack together. No program of these runs inside another. */
 struct work {
@@ -219,12 +220,27 @@ static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 no
 {
 	struct frontend_key fk;
 	struct backend to = {};
-	struct service *svc = find(&w->p, &fk);
+	struct service read, *svc = find(&w->p, &fk);
+	int allowed = 0, took = 0;
 	__u32 h;
 
+	for (int i = 0; svc && i < TRIES; i++) {
+		struct service *again;
+
+		read = *svc;
+		allowed = let_in(&read, &w->p.key.src);
+		took = allowed && read.slots && choose(&w->p, &read, &fk, now, &to);
+		/* As for sockets: another entry may have its memory by now. */
+		again = bpf_map_lookup_elem(&moot_services, &fk);
+		if (again && again->set == read.set)
+			break;
+		took = 0;
+		svc = again;
+	}
 	if (!svc)
 		return NEXT;
-	if (!let_in(svc, &w->p.key.src) || (w->p.flags & TCP_RST))
+	svc = &read;
+	if (!allowed || (w->p.flags & TCP_RST))
 		return TC_ACT_SHOT;
 	__builtin_memset(&w->forward, 0, sizeof(w->forward));
 	if (!svc->slots) {
@@ -232,8 +248,8 @@ static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 no
 			return TC_ACT_SHOT;
 		to.flags = BACKEND_LOCAL;
 		w->forward.flags = FLOW_REFUSE;
-	} else if (!choose(&w->p, svc, &fk, now, &to)) {
-		return TC_ACT_SHOT; /* the set was just replaced; the client asks again */
+	} else if (!took) {
+		return TC_ACT_SHOT; /* they are replaced faster than read; the client asks again */
 	}
 	w->forward.dst = to.addr;
 	w->forward.dport = to.port;

@@ -11,7 +11,7 @@
 #define UDP 17
 #define REFUSED 111
 #define TIMED_OUT 110
-#define TRIES 3 /* a set can be taken away between two look-ups */
+#define TRIES 8 /* backends can be replaced between two look-ups */
 
 /* The node's own network namespace: there loopback answers for NodePorts. */
 const volatile __u64 node_netns = 0;
@@ -53,6 +53,17 @@ static __always_inline struct service *find(struct bpf_sock_addr *ctx, struct fr
 	return bpf_map_lookup_elem(&moot_services, key);
 }
 
+/* The kernel may give the memory of an entry to another as soon as the entry is
+ * replaced. So what was read holds only if afterwards the frontend still has the
+ * set that was read: a number that no other has, with slots that are deleted only
+ * after it is replaced. */
+static __always_inline int held(const struct frontend_key *key, const struct service *read)
+{
+	struct service *now = bpf_map_lookup_elem(&moot_services, key);
+
+	return now && now->set == read->set;
+}
+
 static __always_inline int still_serves(const struct service *svc, const struct affinity *last)
 {
 	struct member_key mk = { .id = svc->id, .addr = last->addr, .port = last->port };
@@ -61,7 +72,7 @@ static __always_inline int still_serves(const struct service *svc, const struct 
 }
 
 /* take puts the backend of a new connection into to. */
-static __always_inline int take(struct bpf_sock_addr *ctx, struct service *svc, struct backend *to)
+static __always_inline int take(struct bpf_sock_addr *ctx, const struct service *svc, struct backend *to)
 {
 	struct slot_key slot = { .set = svc->set };
 	struct affinity_key ak = { .id = svc->id };
@@ -127,21 +138,21 @@ static __always_inline int serve(struct bpf_sock_addr *ctx, const struct addr *a
 	else
 		return 0;
 	svc = find(ctx, &key);
-	if (!svc)
-		return 0;
-#pragma unroll
-	for (int i = 0; i < TRIES; i++) {
-		if (!svc)
-			return 0;
-		if (!svc->slots)
-			return svc->flags & SERVICE_DROP ? -TIMED_OUT : -REFUSED;
-		if (take(ctx, svc, to)) {
-			remember(ctx, to, addr, (__be16)ctx->user_port, key.proto);
-			return 1;
+	for (int i = 0; svc && i < TRIES; i++) {
+		struct service read = *svc;
+		int took = read.slots && take(ctx, &read, to);
+
+		if (held(&key, &read)) {
+			if (took) {
+				remember(ctx, to, addr, (__be16)ctx->user_port, key.proto);
+				return 1;
+			}
+			if (!read.slots)
+				return read.flags & SERVICE_DROP ? -TIMED_OUT : -REFUSED;
 		}
 		svc = bpf_map_lookup_elem(&moot_services, &key);
 	}
-	return -REFUSED;
+	return svc ? -REFUSED : 0;
 }
 
 static __always_inline int start4(struct bpf_sock_addr *ctx)
