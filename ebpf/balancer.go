@@ -23,7 +23,7 @@ type Config struct {
 	Cgroup        string // cgroup v2 directory whose processes' sockets are balanced
 	Pins          string // directory on a bpffs, made if missing: programs, links and maps live on there
 	NoTCX         bool   // attach to devices by clsact filters, as kernels before 6.6 need
-	NoSockDestroy bool   // never use bpf_sock_destroy; so far sock_diag destroys sockets on every kernel
+	NoSockDestroy bool   // destroy sockets by sock_diag, as kernels before 6.5 need
 	Log           *slog.Logger
 }
 
@@ -52,6 +52,9 @@ type Balancer struct {
 	next     uint32 // the next id or set that no entry has
 	seed     maphash.Seed
 	attached bool
+
+	destroying sync.Mutex
+	iterators  *iterators // nil before they are first needed, or without bpf_sock_destroy
 }
 
 // sharedMaps are those of maps.h.
@@ -230,6 +233,11 @@ func (b *Balancer) SetDevices(uplinks, overlay []string) error {
 
 // Close lets go of everything and leaves it pinned and forwarding.
 func (b *Balancer) Close() error {
+	b.destroying.Lock()
+	defer b.destroying.Unlock()
+	if b.iterators != nil {
+		b.iterators.close()
+	}
 	b.packets.close()
 	b.coll.Close()
 	return nil

@@ -33,6 +33,9 @@ func (b *Balancer) Disconnect(ctx context.Context, gone []Target) (int, error) {
 	for _, t := range gone {
 		dead[Target{netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port()), t.Protocol}] = true
 	}
+	b.destroying.Lock()
+	defer b.destroying.Unlock()
+	destroyHere := b.destroyer(dead)
 	spaces, err := b.namespaces()
 	defer func() {
 		for _, f := range spaces {
@@ -46,7 +49,7 @@ func (b *Balancer) Disconnect(ctx context.Context, gone []Target) (int, error) {
 			return count, err
 		}
 		err := inside(space, func() error {
-			n, err := b.destroyHere(dead)
+			n, err := destroyHere()
 			count += n
 			return err
 		})

@@ -37,7 +37,7 @@ func Probe() []Feature {
 		{"tc classifier", true, "NodePort traffic from outside", features.HaveProgramType(ebpf.SchedCLS)},
 		{"XDP", false, "NodePort traffic from outside, faster", features.HaveProgramType(ebpf.XDP)},
 		{"LRU hash map", true, "connection tracking", features.HaveMapType(ebpf.LRUHash)},
-		{"bpf_sock_destroy", false, "not used yet: sockets to dead backends are closed by sock_diag (6.5)", probeKfunc("bpf_sock_destroy")},
+		{"bpf_sock_destroy", false, "sockets to dead backends are destroyed in one pass (6.5)", probeKfunc("bpf_sock_destroy")},
 	}
 }
 

@@ -394,43 +394,6 @@ func TestAffinityOfSockets(t *testing.T) {
 	}
 }
 
-func TestDeadBackendsSocketsAreDestroyed(t *testing.T) {
-	cfg, in := inNode(t)
-	if !in {
-		return
-	}
-	b := openNode(t, cfg)
-	one, two := named(t, "10.42.0.2"), named(t, "10.42.0.3")
-	want := map[Frontend]Service{}
-	for _, p := range []Protocol{TCP, UDP} {
-		want[frontend("10.43.0.50:80", p)] = Service{Backends: []Backend{one}}
-		want[frontend("10.43.0.51:80", p)] = Service{Backends: []Backend{two}}
-	}
-	if err := b.Resync(want); err != nil {
-		t.Fatal(err)
-	}
-	for network, p := range map[string]Protocol{"tcp": TCP, "udp": UDP} {
-		dead, _ := connect(t, network, "10.43.0.50:80")
-		other, _ := connect(t, network, "10.43.0.51:80")
-		direct, _ := connect(t, network, one.Addr.String())
-		n, err := b.Disconnect(t.Context(), []Target{{one.Addr, p}})
-		if n != 1 || err != nil {
-			t.Errorf("%s: %d destroyed, %v, want 1", network, n, err)
-		}
-		if _, err := dead.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
-			t.Errorf("%s: the socket to the dead backend reads %v", network, err)
-		}
-		for what, c := range map[string]net.Conn{"another backend": other, "the address itself": direct} {
-			if _, err := c.Write([]byte("x")); err != nil {
-				t.Errorf("%s: the socket to %s: %v", network, what, err)
-			}
-		}
-	}
-	if err := errors.Join(b.Close(), Remove(cfg)); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestFullMapSaysSo(t *testing.T) {
 	if err := full(fmt.Errorf("update: %w", syscall.E2BIG)); !strings.Contains(err.Error(), "map is full") {
 		t.Error(err)
