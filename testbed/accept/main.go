@@ -39,6 +39,7 @@ func main() {
 // settings are the flags.
 type settings struct {
 	bin     string
+	logs    string
 	nodes   int
 	rounds  int
 	soak    time.Duration
@@ -77,6 +78,7 @@ func newRoot() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&set.bin, "bin", set.bin, "directory of the binaries")
+	f.StringVar(&set.logs, "logs", set.logs, "directory for the daemons' logs when a scenario fails")
 	f.IntVar(&set.nodes, "nodes", set.nodes, "how many nodes")
 	f.IntVar(&set.rounds, "rounds", set.rounds, "how often what is timed is repeated")
 	f.DurationVar(&set.soak, "for", set.soak, "how long the chaos lasts (MOOT_SOAK)")
@@ -119,6 +121,9 @@ func (set settings) run(ctx context.Context, name string) error {
 			return err
 		}
 		o := scenario.Options{Bin: bin, Nodes: set.nodes, Out: os.Stdout, Patience: set.wait}
+		if set.logs != "" {
+			o.Logs = filepath.Join(set.logs, name)
+		}
 		if set.verbose {
 			o.Progress = os.Stderr
 		}

@@ -28,11 +28,14 @@ type Options struct {
 	Progress io.Writer
 	// Patience bounds each wait for a condition.
 	Patience time.Duration
+	// Logs is the directory that gets the daemons' whole logs after an error.
+	// Empty keeps none.
+	Logs string
 }
 
 // Run makes a cluster, hands it to do, and takes it down. What is left of it
 // on the machine is an error. On an error of do the daemons' last words go to
-// Progress.
+// Progress, and all of their logs to the directory of that name.
 func Run(ctx context.Context, o Options, do func(context.Context, *Bed) error) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: namespaces, mounts and cgroups; run it with sudo")
@@ -63,7 +66,7 @@ func Run(ctx context.Context, o Options, do func(context.Context, *Bed) error) (
 	b := newBed(c, o)
 	defer func() {
 		if err != nil {
-			b.lastWords(o.Progress)
+			err = errors.Join(err, b.lastWords(o.Progress))
 		}
 		err = errors.Join(err, end(c, dir, before))
 	}()
@@ -117,8 +120,9 @@ func end(c *testbed.Cluster, dir string, before leak.Snapshot) error {
 	return nil
 }
 
-// lastWords writes the end of each daemon's log.
-func (b *Bed) lastWords(w io.Writer) {
+// lastWords writes the end of each daemon's log, and keeps the whole of it
+// where logs are kept.
+func (b *Bed) lastWords(w io.Writer) error {
 	for _, node := range b.Nodes {
 		var log strings.Builder
 		if err := b.Logs(context.Background(), node, &log, false); err != nil {
@@ -126,5 +130,15 @@ func (b *Bed) lastWords(w io.Writer) {
 		}
 		lines := strings.Split(strings.TrimRight(log.String(), "\n"), "\n")
 		_, _ = fmt.Fprintf(w, "the log of %s ends:\n  %s\n", node, strings.Join(lines[max(0, len(lines)-40):], "\n  "))
+		if b.opts.Logs == "" {
+			continue
+		}
+		if err := os.MkdirAll(b.opts.Logs, 0o755); err != nil {
+			return fmt.Errorf("keep the logs: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(b.opts.Logs, node+".log"), []byte(log.String()), 0o600); err != nil {
+			return fmt.Errorf("keep the log of %s: %w", node, err)
+		}
 	}
+	return nil
 }
