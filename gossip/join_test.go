@@ -30,7 +30,9 @@ func object(rng *rand.Rand, i, size int) []byte {
 		random[j] = byte(rng.Uint32()) //nolint:gosec // a test's
 	}
 	text := base64.StdEncoding.EncodeToString(random)
-	head := fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"object-%d","namespace":"default","uid":"%08x-0000-4000-8000-%012x","resourceVersion":"1"},"data":{"random":%q,"plain":"`, i, i, i, text)
+	uid := rand.New(rand.NewPCG(uint64(i), 3)) //nolint:gosec // a test's
+	head := fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"object-%d","namespace":"default","uid":"%08x-%04x-4000-8000-%012x","resourceVersion":"1"},"data":{"random":%q,"plain":"`,
+		i, uid.Uint32(), uid.Uint32()>>16, uid.Uint64()>>16, text)
 	plain := bytes.Repeat([]byte("listen 0.0.0.0:8080; upstream backend; "), size)
 	return fmt.Appendf(nil, `%s%s"}}`, head, plain[:max(1, size-len(head)-3)])
 }
@@ -85,8 +87,11 @@ func repair(t *testing.T, first, second *machine, sent *meter) {
 	second.start(first.addr)
 	began := time.Now()
 	eventually(t, "differences are repaired", func() bool { return agreed(first, second) })
-	took, all := time.Since(began), sent.bytes.Load()-before
-	t.Logf("100 differences repaired in %.2f s: %d bytes of objects, %d bytes else, of which %d are keys", took.Seconds(), values, all-int64(values), keys)
+	took, rest := time.Since(began), sent.bytes.Load()-before-int64(values)
+	t.Logf("100 differences repaired in %.2f s: %d bytes of objects, %d bytes else; the keys alone have %d", took.Seconds(), values, rest, keys)
+	if rest > 10_000 {
+		t.Errorf("100 differences cost %d bytes beside the objects, at most 10,000 are promised", rest)
+	}
 }
 
 // meter is real sockets that count what replication streams carry.

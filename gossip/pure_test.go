@@ -3,9 +3,11 @@ package gossip
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -209,6 +211,21 @@ func TestMessagesRoundTrip(t *testing.T) {
 	kind, body := r.encode()
 	gotRecords, err := decodeRecords(kind, body)
 	same(gotRecords, &r, err)
+	// So many that their heads are compressed.
+	many, raw := records{Last: true}, 0
+	for i := range 100 {
+		one := crdt.Put(nil, fmt.Appendf(nil, "/k/%d", i), []byte(`{"a":1}`), crdt.Dot{Origin: 1, Seq: uint64(i + 1)}, 3, crdt.Change{})
+		many.Records, raw = append(many.Records, one), raw+len(crdt.AppendRecord(nil, one))
+	}
+	kind, body = many.encode()
+	if len(body) > raw/2 {
+		t.Errorf("%d bytes of records make a message of %d", raw, len(body))
+	}
+	gotRecords, err = decodeRecords(kind, body)
+	same(gotRecords, &many, err)
+	if _, err := unpack(pack(bytes.Repeat([]byte("x"), 1<<20)), 1<<10); !errors.Is(err, errWire) {
+		t.Errorf("more than was promised is unpacked: %v", err)
+	}
 }
 
 func TestAckQueue(t *testing.T) {
@@ -280,6 +297,8 @@ func FuzzMessages(f *testing.F) {
 	record := crdt.Put(nil, []byte("/k"), []byte(`{"a":1}`), crdt.Dot{Origin: 1, Seq: 2}, 3, crdt.Change{})
 	_, sent := (&records{Last: true, Vector: v, Records: []*crdt.Record{record}}).encode()
 	_, announced := (&records{Records: []*crdt.Record{nil}, Large: []large{{Index: 0, Dot: crdt.Dot{Origin: 1, Seq: 1}}}}).encode()
+	_, packed := (&records{Records: slices.Repeat([]*crdt.Record{record}, 40)}).encode()
+	f.Add(byte(msgRecords), packed)
 	for kind, body := range map[messageType][]byte{
 		msgHello: (&hello{Name: "n"}).encode(), msgWelcome: (&welcome{Vector: v}).encode(), msgFail: (&fail{Text: "x"}).encode(),
 		msgRecords: sent, msgAnnounce: announced, msgPull: (&pull{Want: []int{1}}).encode(),

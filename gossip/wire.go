@@ -30,7 +30,7 @@ const (
 
 // Bounds of a message.
 const (
-	wireVersion = 1
+	wireVersion = 2
 	maxMessage  = 96 << 20 // a record of the largest size fits
 	maxText     = 4 << 10
 	maxRecords  = 1 << 16 // in one message
@@ -117,7 +117,16 @@ func (d *decoder) int() int64 {
 
 func (d *decoder) bytes(limit int) []byte {
 	n := d.uint()
-	if n > uint64(len(d.b)) || n > uint64(limit) {
+	if n > uint64(limit) {
+		d.fail("length out of bounds")
+		return nil
+	}
+	return d.take(n)
+}
+
+// take takes n bytes.
+func (d *decoder) take(n uint64) []byte {
+	if n > uint64(len(d.b)) {
 		d.fail("length out of bounds")
 		return nil
 	}
@@ -236,99 +245,6 @@ func (m *fail) encode() []byte {
 func decodeFail(b []byte) (fail, error) {
 	d := decoder{b: b}
 	m := fail{Code: d.uint(), Text: d.text(), Side: side{Members: d.uint(), First: d.text()}}
-	return m, d.end()
-}
-
-// records is part of one frame of the server's tail. The last part carries
-// what the server's vector and revision are after it.
-type records struct {
-	Last     bool
-	Revision int64       // of the server, after these; on the last part
-	Vector   crdt.Vector // what changed in the server's vector, on the last part
-	Records  []*crdt.Record
-	Large    []large // announced instead of sent; in place of nil Records
-}
-
-// large announces a record that is only sent when it is asked for.
-type large struct {
-	Index int // in Records
-	Dot   crdt.Dot
-}
-
-func (m *records) encode() (messageType, []byte) {
-	var flags uint64
-	if m.Last {
-		flags = 1
-	}
-	size := 64 + 18*len(m.Vector)
-	for _, r := range m.Records {
-		if r != nil {
-			size += recordBytes(r) + 64
-		}
-	}
-	b := binary.AppendUvarint(make([]byte, 0, size), flags)
-	b = binary.AppendVarint(b, m.Revision)
-	b = appendVector(b, m.Vector)
-	b = binary.AppendUvarint(b, uint64(len(m.Records)))
-	var one []byte
-	for _, r := range m.Records {
-		one = one[:0]
-		if r != nil {
-			one = crdt.AppendRecord(one, r)
-		}
-		b = appendBytes(b, one)
-	}
-	if len(m.Large) == 0 {
-		return msgRecords, b
-	}
-	b = binary.AppendUvarint(b, uint64(len(m.Large)))
-	for _, l := range m.Large {
-		b = binary.AppendUvarint(b, uint64(l.Index))
-		b = binary.AppendUvarint(b, uint64(l.Dot.Origin))
-		b = binary.AppendUvarint(b, l.Dot.Seq)
-	}
-	return msgAnnounce, b
-}
-
-func decodeRecords(t messageType, b []byte) (*records, error) {
-	d := decoder{b: b}
-	m := &records{Last: d.uint()&1 != 0, Revision: d.int(), Vector: d.vector()}
-	n := d.uint()
-	if n > maxRecords || n > uint64(len(d.b)) {
-		d.fail("too many records")
-		return nil, d.err
-	}
-	m.Records = make([]*crdt.Record, n)
-	holes := 0
-	for i := range m.Records {
-		one := d.bytes(maxMessage)
-		if len(one) == 0 {
-			holes++
-			continue
-		}
-		r, err := crdt.DecodeRecord(one)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errWire, err)
-		}
-		m.Records[i] = r
-	}
-	if t == msgAnnounce {
-		k := d.uint()
-		if k > n {
-			d.fail("too many announcements")
-			return nil, d.err
-		}
-		for range k {
-			l := large{Index: int(min(d.uint(), maxRecords)), Dot: crdt.Dot{Origin: crdt.Origin(d.uint()), Seq: d.uint()}}
-			if d.err == nil && (l.Index >= len(m.Records) || m.Records[l.Index] != nil || l.Dot.IsZero()) {
-				d.fail("announcement of no record")
-			}
-			m.Large = append(m.Large, l)
-		}
-	}
-	if d.err == nil && holes != len(m.Large) {
-		d.fail("a record is missing")
-	}
 	return m, d.end()
 }
 

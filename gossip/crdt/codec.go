@@ -47,6 +47,16 @@ const (
 // The value comes last but for Unknown, so that a reader of the header alone
 // need not touch it.
 func AppendRecord(b []byte, r *Record) []byte {
+	b = appendHeader(b, r, true)
+	b = appendBytes(b, fieldValue, r.Value)
+	return append(b, r.Unknown...)
+}
+
+// AppendSent appends the encoding of what another replica is to get of r, but
+// for the value, to b: the revisions and the version are those of this one.
+func AppendSent(b []byte, r *Record) []byte { return append(appendHeader(b, r, false), r.Unknown...) }
+
+func appendHeader(b []byte, r *Record, local bool) []byte {
 	b = appendBytes(b, fieldKey, r.Key)
 	if r.Deleted {
 		b = appendVarint(b, fieldDeleted, 1)
@@ -54,16 +64,16 @@ func AppendRecord(b []byte, r *Record) []byte {
 	b = appendFixed(b, fieldOrigin, uint64(r.Dot.Origin))
 	b = appendVarint(b, fieldSeq, r.Dot.Seq)
 	b = appendFixed(b, fieldStamp, uint64(r.Stamp))
-	b = appendFixed(b, fieldCreate, uint64(r.Create))
-	b = appendFixed(b, fieldMod, uint64(r.Mod))
-	b = appendVarint(b, fieldVersion, uint64(r.Version))
+	if local {
+		b = appendFixed(b, fieldCreate, uint64(r.Create))
+		b = appendFixed(b, fieldMod, uint64(r.Mod))
+		b = appendVarint(b, fieldVersion, uint64(r.Version))
+	}
 	b = appendVarint(b, fieldLease, uint64(r.Lease))
 	b = appendVarint(b, fieldDeadline, uint64(r.Deadline))
 	b = appendBytes(b, fieldUID, []byte(r.UID))
 	b = appendBytes(b, fieldAPIVersion, []byte(r.APIVersion))
-	b = appendBytes(b, fieldMeta, r.Meta)
-	b = appendBytes(b, fieldValue, r.Value)
-	return append(b, r.Unknown...)
+	return appendBytes(b, fieldMeta, r.Meta)
 }
 
 func appendBytes(b []byte, n protowire.Number, v []byte) []byte {
@@ -95,28 +105,56 @@ func appendFixed(b []byte, n protowire.Number, v uint64) []byte {
 // record that is not valid; it never panics.
 func DecodeRecord(b []byte) (*Record, error) {
 	r := &Record{}
+	if err := r.decode(b); err != nil {
+		return nil, err
+	}
+	return r.decoded()
+}
+
+// DecodeSent decodes what [AppendSent] wrote, as [DecodeRecord] does, and gives
+// the record its value.
+func DecodeSent(b, value []byte) (*Record, error) {
+	r := &Record{}
+	if err := r.decode(b); err != nil {
+		return nil, err
+	}
+	if len(r.Value) > 0 || r.Mod != 0 || r.Create != 0 || r.Version != 0 || len(value) > MaxValueBytes {
+		return nil, fmt.Errorf("decode record: %w: a value too many or too large, or revisions of another replica", ErrMalformed)
+	}
+	if len(value) > 0 {
+		r.Value = value
+	}
+	return r.decoded()
+}
+
+func (r *Record) decode(b []byte) error {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
-			return nil, fmt.Errorf("decode record tag: %w: %w", ErrMalformed, protowire.ParseError(n))
+			return fmt.Errorf("decode record tag: %w: %w", ErrMalformed, protowire.ParseError(n))
 		}
 		m := protowire.ConsumeFieldValue(num, typ, b[n:])
 		if m < 0 {
-			return nil, fmt.Errorf("decode record field %d: %w: %w", num, ErrMalformed, protowire.ParseError(m))
+			return fmt.Errorf("decode record field %d: %w: %w", num, ErrMalformed, protowire.ParseError(m))
 		}
 		field := b[:n+m]
 		known, err := r.decodeField(num, typ, field[n:])
 		if err != nil {
-			return nil, fmt.Errorf("decode record field %d: %w: %w", num, ErrMalformed, err)
+			return fmt.Errorf("decode record field %d: %w: %w", num, ErrMalformed, err)
 		}
 		if !known {
 			r.Unknown = append(r.Unknown, field...)
 			if len(r.Unknown) > maxUnknownBytes {
-				return nil, fmt.Errorf("decode record: %w: too many unknown fields", ErrMalformed)
+				return fmt.Errorf("decode record: %w: too many unknown fields", ErrMalformed)
 			}
 		}
 		b = b[n+m:]
 	}
+	return nil
+}
+
+// decoded is r if what was read is a record.
+func (r *Record) decoded() (*Record, error) {
 	if err := r.Valid(); err != nil {
 		return nil, fmt.Errorf("decode record: %w: %w", ErrMalformed, err)
 	}

@@ -50,6 +50,17 @@ func TestRecordRoundTrip(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("round trip\n got %+v\nwant %+v", got, want)
 		}
+		sent := *want
+		sent.Create, sent.Mod, sent.Version = 0, 0, 0 // what is local to a replica
+		if got, err = DecodeSent(AppendSent(nil, want), want.Value); err != nil || !reflect.DeepEqual(got, &sent) {
+			t.Fatalf("sent\n got %+v, %v\nwant %+v", got, err, &sent)
+		}
+		if len(want.Value) == 0 {
+			continue
+		}
+		if _, err := DecodeSent(enc, want.Value); !errors.Is(err, ErrMalformed) {
+			t.Fatalf("a record with a value of its own and revisions of another replica is taken: %v", err)
+		}
 	}
 }
 
