@@ -27,7 +27,7 @@ NODES ?= 3
 SIM ?= 3,5,10,50
 YEARS ?= 20000
 
-ACCEPT := $(addprefix accept-,up watch keep roam outage cut chaos failover blink offline stranger)
+ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline stranger)
 
 .PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-nodeport sim sim-years conformance vm up down demo \
 	accept $(ACCEPT) bin/accept
@@ -125,6 +125,9 @@ accept-outage: bin/accept ## crash 4 of 5, the leader first: the last one serves
 
 accept-cut: bin/accept ## cut 2|3 for a minute, edit on both sides, heal: merged, losses listed (root)
 	bin/accept cut
+
+accept-join: bin/accept ## a new machine takes over 100,000 objects of 5 KB, and serves them (root)
+	bin/accept join
 
 accept-chaos: bin/accept ## kills and crashes under write load for MOOT_SOAK, 30m by default (root)
 	bin/accept chaos

@@ -143,6 +143,10 @@ type Membership struct {
 		Name  string `json:"name"`
 		State string `json:"state"`
 	} `json:"members"`
+	Parts []struct {
+		Name    string  `json:"name"`
+		Seconds float64 `json:"seconds"` // from its start until it was ready
+	} `json:"parts"`
 	Acks struct {
 		Peer     uint64 `json:"peer"`     // a peer had it on disk
 		Alone    uint64 `json:"alone"`    // no peer was live

@@ -42,6 +42,7 @@ type settings struct {
 	logs    string
 	nodes   int
 	rounds  int
+	objects int
 	soak    time.Duration
 	hold    time.Duration
 	wait    time.Duration
@@ -51,7 +52,7 @@ type settings struct {
 }
 
 func newRoot() *cobra.Command {
-	set := settings{bin: "bin", nodes: 5, rounds: 3, soak: 30 * time.Minute, hold: time.Minute, wait: 5 * time.Minute, seed: rand.Uint64N(1e9),
+	set := settings{bin: "bin", nodes: 5, rounds: 3, objects: 100_000, soak: 30 * time.Minute, hold: time.Minute, wait: 5 * time.Minute, seed: rand.Uint64N(1e9),
 		ways: []string{deadNode, scenario.LeaderLeave, scenario.LeaderCrash, scenario.LeaderKill, scenario.LeaderStop}}
 	if d, err := time.ParseDuration(os.Getenv("MOOT_SOAK")); err == nil {
 		set.soak = d
@@ -81,6 +82,7 @@ func newRoot() *cobra.Command {
 	f.StringVar(&set.logs, "logs", set.logs, "directory for the daemons' logs when a scenario fails")
 	f.IntVar(&set.nodes, "nodes", set.nodes, "how many nodes")
 	f.IntVar(&set.rounds, "rounds", set.rounds, "how often what is timed is repeated")
+	f.IntVar(&set.objects, "objects", set.objects, "how many objects a new machine takes over")
 	f.DurationVar(&set.soak, "for", set.soak, "how long the chaos lasts (MOOT_SOAK)")
 	f.DurationVar(&set.hold, "cut", set.hold, "how long a cut lasts")
 	f.DurationVar(&set.wait, "patience", set.wait, "how long a condition is waited for")
@@ -94,20 +96,22 @@ func newRoot() *cobra.Command {
 type trial struct {
 	name, about string
 	run         func(context.Context, *scenario.Bed, settings) error
+	nodes       int // how many it wants, whatever is set; 0: any
 }
 
 func trials() []trial {
 	return []trial{
-		{"watch", "a change through one node is seen by a watch on another; equal digests", watchTrial},
-		{"keep", "keys are rotated under writes; a backup goes into a living and into a new cluster", keepTrial},
-		{"roam", "clients moved between nodes hundreds of times under write load miss nothing", roamTrial},
-		{"outage", "all nodes but one crash, the leader first; the last one serves; all come back", outageTrial},
-		{"cut", "the cluster is cut for a minute, with edits on both sides, and heals", cutTrial},
-		{"chaos", "kills and crashes at random moments under write load lose no acknowledged write", chaosTrial},
-		{"failover", "how long until a dead node's pods run elsewhere, and until the next leader acts", failoverTrial},
-		{"blink", "a pause of a second and restarts of the daemon move nothing", blinkTrial},
-		{"offline", "a node that boots with no network, all others down, runs its pods and serves", offlineTrial},
-		{"stranger", "port scan, garbage, replayed packets, no token: nothing leaks, nothing crashes", strangerTrial},
+		{"watch", "a change through one node is seen by a watch on another; equal digests", watchTrial, 0},
+		{"keep", "keys are rotated under writes; a backup goes into a living and into a new cluster", keepTrial, 0},
+		{"roam", "clients moved between nodes hundreds of times under write load miss nothing", roamTrial, 0},
+		{"outage", "all nodes but one crash, the leader first; the last one serves; all come back", outageTrial, 0},
+		{"cut", "the cluster is cut for a minute, with edits on both sides, and heals", cutTrial, 0},
+		{"join", "a new machine takes over many objects, and serves them", joinTrial, 2},
+		{"chaos", "kills and crashes at random moments under write load lose no acknowledged write", chaosTrial, 0},
+		{"failover", "how long until a dead node's pods run elsewhere, and until the next leader acts", failoverTrial, 0},
+		{"blink", "a pause of a second and restarts of the daemon move nothing", blinkTrial, 0},
+		{"offline", "a node that boots with no network, all others down, runs its pods and serves", offlineTrial, 0},
+		{"stranger", "port scan, garbage, replayed packets, no token: nothing leaks, nothing crashes", strangerTrial, 0},
 	}
 }
 
@@ -119,6 +123,9 @@ func (set settings) run(ctx context.Context, name string) error {
 		bin, err := filepath.Abs(set.bin)
 		if err != nil {
 			return err
+		}
+		if t.nodes > 0 {
+			set.nodes = t.nodes
 		}
 		o := scenario.Options{Bin: bin, Nodes: set.nodes, Out: os.Stdout, Patience: set.wait}
 		if set.logs != "" {
@@ -189,6 +196,10 @@ func cutTrial(ctx context.Context, b *scenario.Bed, set settings) error {
 
 func chaosTrial(ctx context.Context, b *scenario.Bed, set settings) error {
 	return b.Chaos(ctx, set.soak, 20, set.seed)
+}
+
+func joinTrial(ctx context.Context, b *scenario.Bed, set settings) error {
+	return b.Join(ctx, set.objects, 5000, set.rounds)
 }
 
 // deadNode is what goes when the leader does not.
