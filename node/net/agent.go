@@ -20,6 +20,8 @@ import (
 	listers "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/mootkube/moot/node/net/host"
 )
 
 const (
@@ -186,7 +188,7 @@ func (a *Agent) reconcile(ctx context.Context, nodes listers.NodeLister) (Networ
 		return network, claimed
 	}
 	for _, cidr := range plan.own {
-		if err := setForwarding(cidr.Addr().Is6()); err != nil {
+		if err := host.Forward(cidr.Addr().Is6()); err != nil {
 			return Network{}, err
 		}
 		network.Gateways = append(network.Gateways, gatewayOf(cidr))
@@ -196,7 +198,7 @@ func (a *Agent) reconcile(ctx context.Context, nodes listers.NodeLister) (Networ
 	}
 	// Not being able to reach other nodes' pods does not keep one's own from
 	// running.
-	errs := []error{claimed, a.connect(plan)}
+	errs := []error{claimed, a.connect(plan), host.Masquerade(plan.own, a.cfg.ClusterCIDRs)}
 	for _, cluster := range a.cfg.ClusterCIDRs {
 		if blocked, err := allowForwarding(ctx, cluster); err != nil {
 			errs = append(errs, err)
@@ -352,7 +354,7 @@ func nodeChanged(before, after any) bool {
 // its table, the gateway address, firewall rules and the plugin's configuration.
 // Pods must be gone, or have another plugin's network.
 func Cleanup(ctx context.Context, cfg Config) error {
-	errs := []error{syncRoutes(nil, 0), removeOverlay(), removeGuard(), setGateway(cfg.ClusterCIDRs, nil)}
+	errs := []error{syncRoutes(nil, 0), removeOverlay(), removeGuard(), setGateway(cfg.ClusterCIDRs, nil), host.Clear()}
 	for _, cluster := range cfg.ClusterCIDRs {
 		errs = append(errs, forbidForwarding(ctx, cluster))
 	}

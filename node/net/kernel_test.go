@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/mootkube/moot/node/net/host"
 )
 
 // inNamespace runs the rest of the test in a network namespace of its own, with
@@ -122,7 +124,7 @@ func TestGatewayInKernel(t *testing.T) {
 	if got := addrs(); len(got) != 0 {
 		t.Fatalf("loopback addresses after the cleanup %v", got)
 	}
-	if err := setForwarding(false); err != nil {
+	if err := host.Forward(false); err != nil {
 		t.Fatal(err)
 	}
 	ra := func() string {
@@ -132,7 +134,7 @@ func TestGatewayInKernel(t *testing.T) {
 		}
 		return strings.TrimSpace(string(value))
 	}
-	if err := setForwarding(true); err != nil || ra() != "2" {
+	if err := host.Forward(true); err != nil || ra() != "2" {
 		t.Fatalf("IPv6 forwarding: %v, routers' word is taken: %s, want 2", err, ra())
 	}
 	if mtu, err := mtuOf(addr("10.0.0.1")); err != nil || mtu != 1400 {

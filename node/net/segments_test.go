@@ -17,6 +17,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/mootkube/moot/node/net/host"
 )
 
 // segments is three nodes with a pod each: n1 and n3 on one link, n2 behind a
@@ -147,7 +149,7 @@ func (s *segments) connect() {
 	s.t.Helper()
 	for name, a := range s.nodes {
 		err := s.in(name, func() error {
-			if err := errors.Join(setForwarding(false), setForwarding(true)); err != nil {
+			if err := errors.Join(host.Forward(false), host.Forward(true)); err != nil {
 				return err
 			}
 			plan := a.terrain().plan(s.peers)

@@ -3,7 +3,6 @@ package cni
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 
@@ -13,6 +12,8 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 	"github.com/containernetworking/plugins/pkg/ip"
 	"github.com/containernetworking/plugins/pkg/ns"
+
+	"github.com/mootkube/moot/node/net/host"
 )
 
 // add connects a sandbox. A failure takes back all that was done before it.
@@ -37,17 +38,21 @@ func add(args *skel.CmdArgs) (err error) {
 		}
 	}()
 	result := &current.Result{CNIVersion: current.ImplementedSpecVersion, IPs: ips}
-	if err := ip.EnableForward(ips); err != nil {
-		return fmt.Errorf("enable forwarding: %w", err)
+	for _, subnet := range n.subnets {
+		if err := host.Forward(subnet.Addr().Is6()); err != nil {
+			return err
+		}
 	}
-	if err := n.connect(netns, args.IfName, result); err != nil {
+	if n.masquerade { // before the pod can say anything
+		if err := host.Masquerade(n.subnets, n.cluster); err != nil {
+			return err
+		}
+	}
+	if err := n.connect(netns, args.ContainerID, args.IfName, result); err != nil {
 		return err
 	}
 	fw, err := newFirewall()
 	if err != nil {
-		return err
-	}
-	if err := n.ensureMasquerade(fw); err != nil {
 		return err
 	}
 	if err := fw.forward(args.ContainerID, ips, n.ports); err != nil {
@@ -76,6 +81,8 @@ func (n *network) disconnect(containerID, ifName, netnsPath string) error {
 	if netnsPath != "" {
 		errs = append(errs, removeLink(netnsPath, ifName))
 	}
+	// Also where the namespace cannot be entered any more.
+	errs = append(errs, removeHostLink(containerID, ifName))
 	fw, err := newFirewall()
 	if err == nil {
 		err = fw.unforward(func(id string) bool { return id == containerID })
@@ -109,6 +116,13 @@ func removeLink(netnsPath, ifName string) error {
 	return nil
 }
 
+func removeHostLink(containerID, ifName string) error {
+	if err := ip.DelLinkByName(hostName(containerID, ifName)); err != nil && !errors.Is(err, ip.ErrLinkNotFound) {
+		return fmt.Errorf("remove link: %w", err)
+	}
+	return nil
+}
+
 // check compares a sandbox with the result that add gave.
 func check(args *skel.CmdArgs) error {
 	n, err := parse(args.StdinData)
@@ -125,32 +139,12 @@ func check(args *skel.CmdArgs) error {
 	if err != nil {
 		return fmt.Errorf("convert previous result: %w", err)
 	}
-	return ns.WithNetNSPath(args.Netns, func(ns.NetNS) error {
-		return checkLink(args.IfName, result.IPs)
-	})
-}
-
-func checkLink(ifName string, want []*current.IPConfig) error {
-	link, err := net.InterfaceByName(ifName)
-	if err != nil {
-		return fmt.Errorf("find interface %s: %w", ifName, err)
+	if err := ns.WithNetNSPath(args.Netns, func(ns.NetNS) error {
+		return checkPod(args.IfName, result.IPs)
+	}); err != nil {
+		return err
 	}
-	if link.Flags&net.FlagUp == 0 {
-		return fmt.Errorf("interface %s is down", ifName)
-	}
-	addrs, err := link.Addrs()
-	if err != nil {
-		return fmt.Errorf("list addresses of %s: %w", ifName, err)
-	}
-	for _, w := range want {
-		if !slices.ContainsFunc(addrs, func(a net.Addr) bool {
-			ipnet, ok := a.(*net.IPNet)
-			return ok && ipnet.IP.Equal(w.Address.IP)
-		}) {
-			return fmt.Errorf("interface %s lacks address %s", ifName, w.Address.IP)
-		}
-	}
-	return nil
+	return n.checkHost(args.ContainerID, result)
 }
 
 // collect frees what belongs to no valid attachment.
@@ -170,11 +164,19 @@ func collect(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{fw.unforward(func(id string) bool { return !valid(id) })}
+	if err := fw.unforward(func(id string) bool { return !valid(id) }); err != nil {
+		return err // and no address is freed that a rule still points at
+	}
+	var errs []error
 	for _, a := range held {
-		if !valid(a.ContainerID) {
-			errs = append(errs, n.release(a.ContainerID, a.IfName))
+		if valid(a.ContainerID) {
+			continue
 		}
+		if err := removeHostLink(a.ContainerID, a.IfName); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, n.release(a.ContainerID, a.IfName))
 	}
 	return errors.Join(errs...)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"syscall"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
@@ -15,29 +14,26 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// tableName is the plugin's table, once for IPv4 and once for IPv6. Nobody
-// else writes to it, so that a change is one transaction that needs no lock.
-const tableName = "moot_cni"
+	"github.com/mootkube/moot/node/net/host"
+)
 
 // family is the part of the rules that differs between IPv4 and IPv6.
 type family struct {
-	table      *nftables.Table
-	protocol   uint32 // NFPROTO_*
-	size       uint32 // bytes in an address
-	srcOffset  uint32 // of the source in the network header
-	dstOffset  uint32
-	multicast  *net.IPNet
-	loopback   *net.IPNet
-	masquerade *nftables.Chain
-	hairpin    *nftables.Chain
-	inbound    *nftables.Chain // host ports, packets from outside
-	local      *nftables.Chain // host ports, packets from this node
-	guard      *nftables.Chain // keeps pods from the node's loopback addresses
+	table     *nftables.Table
+	protocol  uint32 // NFPROTO_*
+	size      uint32 // bytes in an address
+	srcOffset uint32 // of the source in the network header
+	dstOffset uint32
+	loopback  *net.IPNet
+	hairpin   *nftables.Chain
+	inbound   *nftables.Chain // host ports, packets from outside
+	local     *nftables.Chain // host ports, packets from this node
+	guard     *nftables.Chain // keeps pods from the node's loopback addresses
 }
 
-// firewall edits the plugin's tables over netlink.
+// firewall edits the plugin's chains over netlink. Nobody else writes to them,
+// so that a change is one transaction that needs no lock.
 type firewall struct {
 	conn     *nftables.Conn
 	families []*family
@@ -49,19 +45,16 @@ func newFirewall() (*firewall, error) {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	v4 := &family{
-		table:    &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4},
+		table:    &nftables.Table{Name: host.Table, Family: nftables.TableFamilyIPv4},
 		protocol: syscall.AF_INET, size: net.IPv4len, srcOffset: 12, dstOffset: 16,
-		multicast: &net.IPNet{IP: net.IPv4(224, 0, 0, 0).To4(), Mask: net.CIDRMask(4, 32)},
-		loopback:  &net.IPNet{IP: net.IPv4(127, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)},
+		loopback: &net.IPNet{IP: net.IPv4(127, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)},
 	}
 	v6 := &family{
-		table:    &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv6},
+		table:    &nftables.Table{Name: host.Table, Family: nftables.TableFamilyIPv6},
 		protocol: syscall.AF_INET6, size: net.IPv6len, srcOffset: 8, dstOffset: 24,
-		multicast: &net.IPNet{IP: net.ParseIP("ff00::"), Mask: net.CIDRMask(8, 128)},
-		loopback:  &net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)},
+		loopback: &net.IPNet{IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)},
 	}
 	for _, f := range []*family{v4, v6} {
-		f.masquerade = f.chain("masquerade", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 		f.hairpin = f.chain("hairpin", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 		f.inbound = f.chain("hostports", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
 		f.local = f.chain("hostports_local", nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
@@ -109,61 +102,6 @@ func (fw *firewall) append(c *nftables.Chain, note string, parts ...[]expr.Any) 
 	})
 }
 
-// ensureMasquerade makes the masquerading rules those of the configuration.
-// It reads first and writes only a difference, as one transaction: calls may
-// run at the same time.
-func (n *network) ensureMasquerade(fw *firewall) error {
-	if !n.masquerade {
-		return nil
-	}
-	for _, subnet := range n.subnets {
-		f := fw.of(subnet.IP)
-		exempt := sameFamily(subnet, n.cluster)
-		note := masqueradeNote(subnet, exempt)
-		have, err := fw.rules(f.masquerade)
-		if err != nil {
-			return err
-		}
-		if len(have) == 1 && comment(have[0]) == note {
-			continue
-		}
-		fw.conn.AddTable(f.table)
-		fw.conn.AddChain(f.masquerade)
-		fw.conn.FlushChain(f.masquerade)
-		match := f.within(f.srcOffset, subnet, expr.CmpOpEq)
-		for _, e := range append(exempt, f.multicast) {
-			match = append(match, f.within(f.dstOffset, e, expr.CmpOpNeq)...)
-		}
-		fw.append(f.masquerade, note, match, []expr.Any{&expr.Masq{}})
-	}
-	if err := fw.conn.Flush(); err != nil {
-		return fmt.Errorf("set masquerading: %w", err)
-	}
-	return nil
-}
-
-func sameFamily(like *net.IPNet, in []*net.IPNet) []*net.IPNet {
-	var out []*net.IPNet
-	for _, n := range in {
-		if len(n.IP) == len(like.IP) {
-			out = append(out, n)
-		}
-	}
-	return out
-}
-
-// maxNote is the longest comment that nft prints.
-const maxNote = 128
-
-func masqueradeNote(subnet *net.IPNet, exempt []*net.IPNet) string {
-	parts := []string{subnet.String(), "leaving"}
-	for _, e := range exempt {
-		parts = append(parts, e.String())
-	}
-	note := strings.Join(parts, " ")
-	return note[:min(len(note), maxNote)]
-}
-
 // forward maps host ports to the pod's addresses. The rules carry the
 // container's id, by which unforward finds them.
 func (fw *firewall) forward(containerID string, ips []*current.IPConfig, ports []PortMapping) error {
@@ -177,10 +115,10 @@ func (fw *firewall) forward(containerID string, ips []*current.IPConfig, ports [
 			fw.conn.AddChain(chain)
 		}
 		for _, p := range ports {
-			if p.HostPort == 0 || (p.HostIP != "" && fw.of(net.ParseIP(p.HostIP)) != f) {
+			if !fw.maps(f, p) {
 				continue
 			}
-			match, target := f.hostPort(p), f.dnat(c.Address.IP, p.ContainerPort)
+			match, target := f.hostPort(p, c.Gateway), f.dnat(c.Address.IP, p.ContainerPort)
 			fw.append(f.inbound, containerID, match, target)
 			if f.loopbackForwards() {
 				fw.append(f.local, containerID, match, target)
@@ -202,6 +140,11 @@ func (fw *firewall) forward(containerID string, ips []*current.IPConfig, ports [
 	}
 	forgetFlows(ports)
 	return nil
+}
+
+// maps tells whether a mapping is of the family.
+func (fw *firewall) maps(f *family, p PortMapping) bool {
+	return p.HostPort != 0 && (p.HostIP == "" || fw.of(net.ParseIP(p.HostIP)) == f)
 }
 
 // loopbackForwards tells whether the kernel can route what the node says to a

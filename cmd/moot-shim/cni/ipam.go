@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -22,10 +23,15 @@ func (n *network) allocate(containerID, ifName string) ([]*current.IPConfig, err
 		return nil, fmt.Errorf("open address store: %w", err)
 	}
 	defer func() { _ = store.Close() }()
+	if err := n.sweep(store); err != nil {
+		return nil, err
+	}
 
 	ips := make([]*current.IPConfig, 0, len(n.subnets))
 	for i, subnet := range n.subnets {
-		r := allocator.Range{Subnet: types.IPNet(*subnet)}
+		r := allocator.Range{Subnet: types.IPNet{
+			IP: subnet.Addr().AsSlice(), Mask: net.CIDRMask(subnet.Bits(), subnet.Addr().BitLen()),
+		}}
 		if err := r.Canonicalize(); err != nil {
 			return nil, fmt.Errorf("use subnet %s: %w", subnet, err)
 		}
@@ -66,7 +72,31 @@ func releaseLocked(store *disk.Store, containerID, ifName string) error {
 	return nil
 }
 
-// attachments lists the container and interface of every reserved address.
+// sweep frees addresses that nobody holds: their file was made, and who made it
+// was killed before it could write its name.
+func (n *network) sweep(store *disk.Store) error {
+	if err := store.Lock(); err != nil {
+		return fmt.Errorf("lock address store: %w", err)
+	}
+	defer func() { _ = store.Unlock() }()
+	dir := filepath.Join(n.dataDir, n.name)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read address store: %w", err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if net.ParseIP(e.Name()) == nil || err != nil || info.Size() > 0 {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("free address %s: %w", e.Name(), err)
+		}
+	}
+	return nil
+}
+
+// attachments lists the containers and interfaces that have addresses.
 func (n *network) attachments() ([]types.GCAttachment, error) {
 	dir := filepath.Join(n.dataDir, n.name)
 	entries, err := os.ReadDir(dir)
@@ -86,7 +116,9 @@ func (n *network) attachments() ([]types.GCAttachment, error) {
 			continue // released meanwhile
 		}
 		id, ifName, _ := strings.Cut(strings.TrimSpace(string(data)), disk.LineBreak)
-		out = append(out, types.GCAttachment{ContainerID: id, IfName: ifName})
+		if a := (types.GCAttachment{ContainerID: id, IfName: ifName}); id != "" && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
 	}
 	return out, nil
 }

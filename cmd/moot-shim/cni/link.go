@@ -1,6 +1,8 @@
 package cni
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -20,11 +22,11 @@ import (
 // The pod has each address with a full mask and a default route through the
 // gateway; the host end has the gateway's address, which makes it the source
 // of what the node itself sends to the pod (probes), and one route per pod.
-func (n *network) connect(netns ns.NetNS, ifName string, result *current.Result) error {
+func (n *network) connect(netns ns.NetNS, containerID, ifName string, result *current.Result) error {
 	var host, pod net.Interface
 	err := netns.Do(func(hostNS ns.NetNS) error {
 		var err error
-		if host, pod, err = ip.SetupVeth(ifName, n.mtu, "", hostNS); err != nil {
+		if host, pod, err = ip.SetupVethWithName(ifName, hostName(containerID, ifName), n.mtu, "", hostNS); err != nil {
 			return fmt.Errorf("make veth pair: %w", err)
 		}
 		return configurePod(ifName, result.IPs)
@@ -43,6 +45,14 @@ func (n *network) connect(netns ns.NetNS, ifName string, result *current.Result)
 		c.Interface = new(1)
 	}
 	return nil
+}
+
+// hostName names the host's end of a pair, so that it is found by the container
+// alone. The prefix is what NetworkManager and systemd leave alone, the length
+// what the kernel takes.
+func hostName(containerID, ifName string) string {
+	sum := sha256.Sum256([]byte(containerID + " " + ifName))
+	return "veth" + hex.EncodeToString(sum[:])[:11]
 }
 
 func configurePod(ifName string, ips []*current.IPConfig) error {

@@ -13,6 +13,11 @@
 // keeps one nftables table per address family. It owns no goroutine and keeps
 // no state of its own beyond that directory.
 //
+// It may be killed at any point. What it does for a sandbox begins with the
+// file of its address and ends with it, and all else can be found from the
+// container's id that is in there: the name of the host's end of the pair is
+// made of it, and rules carry it. So DEL or GC take back whatever was done.
+//
 // It refuses to carry pod traffic between nodes (routes are the daemon's), to
 // forward host ports of the loopback address, and to chain after another
 // plugin.
@@ -24,6 +29,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -98,8 +104,8 @@ type network struct {
 	version    string
 	mtu        int
 	masquerade bool
-	subnets    []*net.IPNet
-	cluster    []*net.IPNet
+	subnets    []netip.Prefix
+	cluster    []netip.Prefix
 	dataDir    string
 	ports      []PortMapping
 	prev       *types.PluginConf
@@ -137,11 +143,11 @@ func parse(data []byte) (*network, error) {
 	}
 	seen := map[bool]bool{}
 	for _, s := range n.subnets {
-		v4 := s.IP.To4() != nil
-		if seen[v4] {
+		v6 := s.Addr().Is6()
+		if seen[v6] {
 			return nil, errors.New("parse subnets: more than one of an address family")
 		}
-		seen[v4] = true
+		seen[v6] = true
 	}
 	for _, p := range n.ports {
 		if err := p.validate(); err != nil {
@@ -151,17 +157,17 @@ func parse(data []byte) (*network, error) {
 	return n, nil
 }
 
-func parseCIDRs(in []string) ([]*net.IPNet, error) {
-	out := make([]*net.IPNet, 0, len(in))
+func parseCIDRs(in []string) ([]netip.Prefix, error) {
+	out := make([]netip.Prefix, 0, len(in))
 	for _, s := range in {
-		ip, ipnet, err := net.ParseCIDR(s)
+		p, err := netip.ParsePrefix(s)
 		if err != nil {
 			return nil, err
 		}
-		if !ip.Equal(ipnet.IP) {
+		if p != p.Masked() || p.Addr().Is4In6() {
 			return nil, fmt.Errorf("%s is not a network address", s)
 		}
-		out = append(out, ipnet)
+		out = append(out, p)
 	}
 	return out, nil
 }

@@ -46,6 +46,12 @@ func tool(what string) int {
 		})))
 		return 1
 	}
+	if addr, ok := strings.CutPrefix(what, "serve-udp "); ok {
+		return serveUDP(addr)
+	}
+	if addr, ok := strings.CutPrefix(what, "ask-udp "); ok {
+		return askUDP(addr)
+	}
 	client := http.Client{Timeout: 5 * time.Second}
 	resp, err := client.Get(strings.TrimPrefix(what, "get "))
 	if err != nil {
@@ -57,6 +63,45 @@ func tool(what string) int {
 	if err != nil {
 		return 1
 	}
+	return 0
+}
+
+// serveUDP tells each sender its address.
+func serveUDP(addr string) int {
+	conn, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println("listening")
+	buf := make([]byte, 64)
+	for {
+		_, from, err := conn.ReadFrom(buf)
+		if err != nil {
+			return 1
+		}
+		host, _, _ := net.SplitHostPort(from.String())
+		_, _ = conn.WriteTo([]byte(host), from)
+	}
+}
+
+func askUDP(addr string) int {
+	conn, err := net.Dial("udp", addr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	buf := make([]byte, 64)
+	n := 0
+	if _, err = conn.Write([]byte("?")); err == nil {
+		n, err = conn.Read(buf)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	_, _ = os.Stdout.Write(buf[:n])
 	return 0
 }
 
@@ -136,9 +181,11 @@ func (l *lab) in(ns, what string) *exec.Cmd {
 }
 
 // serve answers on a port of a namespace until the test ends.
-func (l *lab) serve(ns, addr string) {
+func (l *lab) serve(ns, addr string) { l.t.Helper(); l.start(ns, "serve "+addr) }
+
+func (l *lab) start(ns, what string) {
 	l.t.Helper()
-	cmd := l.in(ns, "serve "+addr)
+	cmd := l.in(ns, what)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		l.t.Fatal(err)
@@ -156,11 +203,16 @@ func (l *lab) serve(ns, addr string) {
 }
 
 // get asks from a namespace and returns the address the server saw.
-func (l *lab) get(ns, url string) string {
+func (l *lab) get(ns, url string) string { l.t.Helper(); return l.do(ns, "get "+url) }
+
+// ask is get by UDP.
+func (l *lab) ask(ns, addr string) string { l.t.Helper(); return l.do(ns, "ask-udp "+addr) }
+
+func (l *lab) do(ns, what string) string {
 	l.t.Helper()
-	out, err := l.in(ns, "get "+url).CombinedOutput()
+	out, err := l.in(ns, what).CombinedOutput()
 	if err != nil {
-		l.t.Errorf("get %s from %s: %v\n%s", url, ns, err, out)
+		l.t.Errorf("%s from %s: %v\n%s", what, ns, err, out)
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -187,14 +239,19 @@ func (l *lab) call(command, id, config string) ([]byte, error) {
 // with returns the configuration with more keys, as a runtime adds them.
 func (l *lab) with(key string, value any) string {
 	l.t.Helper()
+	return with(l.t, l.config, key, value)
+}
+
+func with(t *testing.T, config, key string, value any) string {
+	t.Helper()
 	var c map[string]any
-	if err := json.Unmarshal([]byte(l.config), &c); err != nil {
-		l.t.Fatal(err)
+	if err := json.Unmarshal([]byte(config), &c); err != nil {
+		t.Fatal(err)
 	}
 	c[key] = value
 	out, err := json.Marshal(c)
 	if err != nil {
-		l.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return string(out)
 }
@@ -222,7 +279,7 @@ func (l *lab) add(id, config string) []string {
 	if len(addrs) != 2 || len(result.Interfaces) != 2 {
 		l.t.Fatalf("result has %d addresses and %d interfaces: %s", len(addrs), len(result.Interfaces), out)
 	}
-	if _, err := l.call("CHECK", id, l.with("prevResult", json.RawMessage(out))); err != nil {
+	if _, err := l.call("CHECK", id, with(l.t, config, "prevResult", json.RawMessage(out))); err != nil {
 		l.t.Error(err)
 	}
 	return addrs
@@ -235,16 +292,21 @@ func (l *lab) want(what, got, want string) {
 	}
 }
 
-// held lists the reserved addresses.
-func (l *lab) held() []string {
+func (l *lab) dataDir() string {
 	l.t.Helper()
 	var c Config
 	if err := json.Unmarshal([]byte(l.config), &c); err != nil {
 		l.t.Fatal(err)
 	}
+	return c.DataDir
+}
+
+// held lists the reserved addresses.
+func (l *lab) held() []string {
+	l.t.Helper()
 	var out []string
 	for _, pattern := range []string{"10.*", "fd42:*"} {
-		found, err := filepath.Glob(filepath.Join(c.DataDir, "moot", pattern))
+		found, err := filepath.Glob(filepath.Join(l.dataDir(), "moot", pattern))
 		if err != nil {
 			l.t.Fatal(err)
 		}

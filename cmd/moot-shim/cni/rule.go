@@ -30,16 +30,18 @@ func (f *family) within(offset uint32, ipnet *net.IPNet, op expr.CmpOp) []expr.A
 	}
 }
 
-// hostPort matches a packet to the mapped port of the node.
-func (f *family) hostPort(p PortMapping) []expr.Any {
+// hostPort matches a packet to the mapped port of the node. The gateway's
+// address is not one of the node's for this: DNS listens there, and a pod that
+// has port 53 of the node must not get what pods ask it.
+func (f *family) hostPort(p PortMapping, gateway net.IP) []expr.Any {
 	var match []expr.Any
 	if ip := net.ParseIP(p.HostIP); ip != nil && !ip.IsUnspecified() {
 		match = f.within(f.dstOffset, hostNet(ip), expr.CmpOpEq)
 	} else {
-		match = []expr.Any{
+		match = append([]expr.Any{
 			&expr.Fib{Register: registerA, FlagDADDR: true, ResultADDRTYPE: true},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: registerA, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
-		}
+		}, f.within(f.dstOffset, hostNet(gateway), expr.CmpOpNeq)...)
 	}
 	number, _ := protocolNumber(p.Protocol)
 	return append(match,
