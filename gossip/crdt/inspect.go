@@ -35,31 +35,44 @@ func (r *Record) Latest() Stamp {
 }
 
 // grave stands in the vector of a forgotten tombstone for the delete that
-// nobody knows any more.
+// nobody knows any more: no record includes it, so none takes the place of the
+// tombstone unmerged.
 const grave Origin = 1<<64 - 1
 
-// Tombstone returns the state of the key of r when it is known to hold nothing,
-// although the changes in seen were made: what is left when a tombstone was
-// forgotten, as far as r can tell. It is to be merged with r, not to be kept:
-// what r includes beyond seen does not bring back what was deleted. seen must
-// cover dot.
-func Tombstone(r *Record, seen Vector, dot Dot, stamp Stamp) *Record {
-	s := &state{seen: seen.Clone(), joined: true, visible: -1}
-	s.seen.Note(dot)
+// Recall returns held, nil for nothing, with what its replica has forgotten of
+// the key's past as far as came can tell: the changes in seen, all of which the
+// replica includes. A life in came that was among them, and that held lacks, was
+// deleted. The outcome is to be merged with came, not to be kept: what came
+// includes beyond seen does not bring back what was deleted. For nothing held,
+// seen must cover some change.
+func Recall(held, came *Record, seen Vector) *Record {
+	s := &state{visible: -1}
+	out := Record{Key: came.Key, Stamp: 1}
+	if held != nil {
+		out = *held
+		if d, err := decodeState(held); err == nil {
+			s = d
+		}
+	}
+	s.seen, s.joined = s.seen.Clone(), true
+	s.seen.Join(seen)
+	for o, seq := range s.seen {
+		if held == nil && (out.Dot.IsZero() || o < out.Dot.Origin) {
+			out.Dot = Dot{o, seq}
+		}
+	}
 	s.seen.Note(Dot{grave, 1})
-	if came, err := decodeState(r); err == nil {
-		s.ended = came.ended
-		for _, l := range came.lives {
+	if c, err := decodeState(came); err == nil {
+		for _, l := range c.lives {
 			known := s.seen.Covers(l.birth.dot)
 			l.claims.each(func(t *tag) { known = known || !t.constant() && s.seen.Covers(t.dot) })
-			if known {
+			if known && s.find(l) == nil {
 				s.end([]*life{l}, nil)
 			}
 		}
 	}
-	out := &Record{Key: r.Key, Dot: dot, Stamp: stamp}
-	s.show(out)
-	return out
+	s.show(&out)
+	return &out
 }
 
 // Births returns the creates of the lives that the state holds, the hidden ones

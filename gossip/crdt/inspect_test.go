@@ -1,27 +1,40 @@
 package crdt
 
-import "testing"
+import (
+	"bytes"
+	"testing"
+)
 
-// TestTombstone has an old record come back to a replica that has forgotten the
-// delete of the key.
-func TestTombstone(t *testing.T) {
+// TestRecall has an old record come back to a replica that has forgotten the
+// delete of the key, and holds nothing, another object, or the delete of that.
+func TestRecall(t *testing.T) {
 	for _, uid := range []string{"u", "00000000-0000-8000-8000-000000000001"} {
 		value := []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x","uid":"` + uid + `"}}`)
 		old := Put(nil, []byte("k"), value, Dot{1, 4}, 10, DescribeChange(nil, value, nil))
-		grave := Tombstone(old, Vector{1: 4}, Dot{1, 4}, 1)
-		if err := grave.Valid(); err != nil || !grave.Deleted {
-			t.Fatalf("no tombstone: %v", err)
-		}
 		changed := Put(old, old.Key, append(value[:len(value)-1:len(value)-1], `,"data":{"a":"b"}}`...), Dot{2, 1}, 20, Change{})
-		r, _, conflicts, err := Merge(grave, changed)
-		if err != nil || !r.Deleted {
-			t.Errorf("%s came back: %s, %v", uid, r.Value, err)
-		}
-		if seen := r.Seen(); len(seen) != 2 || !seen.Includes(changed.Seen()) {
-			t.Errorf("the outcome includes %v", seen)
-		}
-		if len(conflicts) != 1 || conflicts[0].Rule != RuleDeleted {
-			t.Errorf("the change is not listed: %v", conflicts)
+		anew := Put(nil, old.Key, []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"uid":"other","name":"x"}}`), Dot{3, 1}, 30, Change{})
+		for name, held := range map[string]*Record{"nothing": nil, "another": anew, "deleted": Delete(anew, old.Key, Dot{3, 2}, 40)} {
+			recalled := Recall(held, changed, Vector{1: 4})
+			if err := recalled.Valid(); err != nil || recalled.Deleted != (held == nil || held.Deleted) {
+				t.Fatalf("%s recalled: deleted %v, %v", name, recalled.Deleted, err)
+			}
+			r, _, conflicts, err := Merge(recalled, changed)
+			if err != nil || r.UID == uid {
+				t.Errorf("%s held: %s came back: %s, %v", name, uid, r.Value, err)
+			}
+			if held != nil && (r.Deleted != held.Deleted || !bytes.Equal(r.Value, held.Value)) {
+				t.Errorf("%s held: %s became %s", name, held.Value, r.Value)
+			}
+			if seen := r.Seen(); !seen.Includes(changed.Seen()) || held != nil && !seen.Includes(held.Seen()) || seen[grave] != 0 {
+				t.Errorf("%s held: the outcome includes %v", name, seen)
+			}
+			if len(conflicts) != 1 || conflicts[0].Rule != RuleDeleted {
+				t.Errorf("%s held: the change is not listed: %v", name, conflicts)
+			}
+			// Where the object is still there, it goes.
+			if back, _, _, err := Merge(changed, r); err != nil || !bytes.Equal(back.Value, r.Value) {
+				t.Errorf("%s held: elsewhere it is %s, %v", name, back.Value, err)
+			}
 		}
 	}
 }

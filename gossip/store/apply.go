@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/mootkube/moot/gossip/crdt"
 )
@@ -117,11 +118,11 @@ func (c *committer) applyOne(b *batch, came *crdt.Record) ([]crdt.Conflict, erro
 	next := came
 	switch {
 	case last == nil:
-		held = c.remains(came)
+		held = c.recall(nil, came)
 	case came.Dot == last.dot && !came.Joined() && !last.joined:
 		return nil, nil // the same, not claimed yet
-	case last.joined || !came.Covers(last.dot):
-		held = c.held(came.Key, last)
+	case last.joined || !came.Covers(last.dot) || otherLife(alive, came):
+		held = c.recall(c.held(came.Key, last), came)
 	}
 	if held != nil {
 		merged, outcome, lost, err := crdt.Merge(held, came)
@@ -137,23 +138,29 @@ func (c *committer) applyOne(b *batch, came *crdt.Record) ([]crdt.Conflict, erro
 	return conflicts, nil
 }
 
-// remains returns what is left of a key that the index does not have: a
-// tombstone, if the create of what came was included here before. It was
-// deleted and forgotten, and must not come back.
-func (c *committer) remains(came *crdt.Record) *crdt.Record {
-	for _, birth := range came.Births() {
-		if !c.head.claims.covers(birth) {
-			continue
-		}
-		included := crdt.Vector{}
-		for o, seq := range came.Seen() {
-			if n := min(seq, c.head.claims.upTo(o)); n > 0 {
-				included[o] = n
-			}
-		}
-		return crdt.Tombstone(came, included, birth, 1)
+// otherLife reports whether what came may hold a life that the version that
+// exists, nil for none, is not of.
+func otherLife(alive *version, came *crdt.Record) bool {
+	return len(came.Meta) > 0 && (came.Joined() || !came.Deleted && (alive == nil || came.UID == "" || alive.uid != hashUID(came.UID)))
+}
+
+// recall returns what is held, nil for nothing, with the deletes that were
+// forgotten and that what came shows to have been: a life in it whose create was
+// included here before, and that is not held, was deleted and must not come back.
+func (c *committer) recall(held, came *crdt.Record) *crdt.Record {
+	forgotten := slices.ContainsFunc(came.Births(), func(birth crdt.Dot) bool {
+		return c.head.claims.covers(birth) && (held == nil || !held.Covers(birth))
+	})
+	if !forgotten {
+		return held
 	}
-	return nil
+	included := crdt.Vector{}
+	for o, seq := range came.Seen() {
+		if n := min(seq, c.head.claims.upTo(o)); n > 0 {
+			included[o] = n
+		}
+	}
+	return crdt.Recall(held, came, included)
 }
 
 // take appends what a change of a peer made of a key. Alive is the version that

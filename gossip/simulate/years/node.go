@@ -193,15 +193,10 @@ func (n *node) applyOne(g *group, came *crdt.Record) {
 		return
 	}
 	last, ok := h.keys[key]
-	var was *crdt.Record
-	switch {
-	case !ok:
-		was = n.remains(came)
-	case came.Dot == last.rec.Dot && !came.Joined() && !last.rec.Joined():
+	if ok && came.Dot == last.rec.Dot && !came.Joined() && !last.rec.Joined() {
 		return
-	default:
-		was = last.rec
 	}
+	was := n.recall(last.rec, came)
 	n.w.sampleLaws(came)
 	next, outcome, lost := n.w.merge(was, came)
 	if outcome == crdt.Kept {
@@ -215,24 +210,22 @@ func (n *node) applyOne(g *group, came *crdt.Record) {
 	n.put(g, &r)
 }
 
-// remains stands for a key that was deleted and forgotten.
-func (n *node) remains(came *crdt.Record) *crdt.Record {
-	if n.w.cfg.Break == BreakRemains {
-		return nil
+// recall returns what is held, nil for nothing, with the forgotten deletes that
+// what came tells of.
+func (n *node) recall(was, came *crdt.Record) *crdt.Record {
+	forgotten := slices.ContainsFunc(came.Births(), func(birth crdt.Dot) bool {
+		return n.head.claims.Covers(birth) && (was == nil || !was.Covers(birth))
+	})
+	if !forgotten || n.w.cfg.Break == BreakRemains || n.w.cfg.Break == BreakRecall && was != nil {
+		return was
 	}
-	for _, birth := range came.Births() {
-		if !n.head.claims.Covers(birth) {
-			continue
+	included := crdt.Vector{}
+	for o, seq := range came.Seen() {
+		if k := min(seq, n.head.claims[o]); k > 0 {
+			included[o] = k
 		}
-		included := crdt.Vector{}
-		for o, seq := range came.Seen() {
-			if k := min(seq, n.head.claims[o]); k > 0 {
-				included[o] = k
-			}
-		}
-		return crdt.Tombstone(came, included, birth, 1)
 	}
-	return nil
+	return crdt.Recall(was, came, included)
 }
 
 // claim claims all of v, which the head includes.

@@ -19,6 +19,7 @@ type Break string
 const (
 	BreakNothing   Break = ""
 	BreakRemains   Break = "a late change brings a forgotten object back"
+	BreakRecall    Break = "a late change brings a forgotten object back beside one that came after it"
 	BreakStable    Break = "tombstones go before all members have them"
 	BreakForgotten Break = "replicas that lack what is forgotten are served"
 	BreakAside     Break = "a wiped replica keeps nothing of its own"
@@ -32,7 +33,7 @@ const (
 
 // Breaks are all of them.
 func Breaks() []Break {
-	return []Break{BreakRemains, BreakStable, BreakForgotten, BreakAside, BreakConflicts, BreakCut, BreakDots, BreakSync, BreakMerge, BreakField}
+	return []Break{BreakRemains, BreakRecall, BreakStable, BreakForgotten, BreakAside, BreakConflicts, BreakCut, BreakDots, BreakSync, BreakMerge, BreakField}
 }
 
 // Config says which history to play.
