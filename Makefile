@@ -67,8 +67,8 @@ test: deps build unit e2e ## build, then every test: unit, storage suite, differ
 
 # The testbed looks for leaks on the whole machine, so its tests run alone.
 unit: shim ## tests that need no cluster
-	$(GO) test -count=1 -timeout 30m $$($(GO) list ./... | grep -v '/moot/testbed')
-	$(GO) test -count=1 -timeout 30m -p 1 $$($(GO) list ./... | grep '/moot/testbed' | grep -v '/testbed/e2e')
+	$(GO) test -count=1 -timeout 30m $$($(GO) list ./... | grep -v testbed)
+	$(GO) test -count=1 -timeout 30m -p 1 $$($(GO) list ./... | grep testbed | grep -v '/testbed/e2e')
 
 e2e: ## one node, then a cluster of three, end to end (root)
 	$(GO) test -count=1 -timeout 40m -p 1 ./testbed/e2e/...

@@ -99,7 +99,7 @@ func (b *Balancer) namespaces() ([]*os.File, error) {
 				id = [2]uint64{st.Dev, st.Ino}
 			}
 		}
-		if statErr != nil || seen[id] {
+		if statErr != nil || seen[id] || !isNamespace(f) {
 			_ = f.Close()
 			continue
 		}
@@ -107,6 +107,13 @@ func (b *Balancer) namespaces() ([]*os.File, error) {
 		out = append(out, f)
 	}
 	return out, err
+}
+
+// isNamespace tells a namespace from the plain file that one is mounted on,
+// before it is or after it was.
+func isNamespace(f *os.File) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &fs) == nil && fs.Type == unix.NSFS_MAGIC //nolint:gosec // a descriptor
 }
 
 // inside runs f on a thread of its own in the network namespace.

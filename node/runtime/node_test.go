@@ -241,7 +241,7 @@ func TestContainersOutliveDaemon(t *testing.T) {
 	other, _ := pod.run(ctx, "example.com/app:1", "side", "say", "done")
 	url := "http://" + pod.ip + ":8080/"
 	answer := get(t, url)
-	if viaHost := get(t, "http://10.42.7.1:18080/"); viaHost != answer {
+	if viaHost := get(t, "http://127.0.0.1:18080/"); viaHost != answer {
 		t.Errorf("host port answers %q, the pod %q", viaHost, answer)
 	}
 	n.say(ctx, id, "hello")
