@@ -79,10 +79,6 @@ func slotOf(b Backend) backend {
 	return out
 }
 
-func memberOf(id uint32, b Backend) memberKey {
-	return memberKey{ID: id, Addr: b.Addr.Addr().As16(), Port: order(b.Addr.Port())}
-}
-
 func sourceOf(id uint32, p netip.Prefix) sourceKey {
 	bits := p.Bits()
 	if p.Addr().Is4() {

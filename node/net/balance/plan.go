@@ -3,6 +3,7 @@ package balance
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -144,15 +145,7 @@ func (h *homeward) lead(s ebpf.Service, endpoints []proxy.Endpoint, ipv6 bool) e
 
 func (h *homeward) isOwn(e proxy.Endpoint) bool {
 	addr, err := netip.ParseAddr(e.IP())
-	if err != nil {
-		return false
-	}
-	for _, own := range h.addrs {
-		if own == addr {
-			return true
-		}
-	}
-	return false
+	return err == nil && slices.Contains(h.addrs, addr)
 }
 
 // backendsOf leaves out what is not an address of the family.

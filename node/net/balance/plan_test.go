@@ -164,7 +164,7 @@ func TestPlan(t *testing.T) {
 			svc := web(c.edit)
 			p.OnServiceAdd(svc)
 			p.OnEndpointSliceAdd(slice(svc.Spec.Ports[0].Protocol, c.pods...))
-			p.step()
+			step(t, p)
 			if c.away {
 				if err := p.HandOver(); err != nil {
 					t.Fatal(err)
@@ -186,7 +186,7 @@ func TestLoadBalancer(t *testing.T) {
 	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.1"}, {Hostname: "lb.example.com"}}
 	p.OnServiceAdd(svc)
 	p.OnEndpointSliceAdd(slice(corev1.ProtocolTCP, "n2"))
-	p.step()
+	step(t, p)
 	want := "TCP 0.0.0.0:30080 from inside: 1\nTCP 0.0.0.0:30080 from outside: 1\n" +
 		"TCP 10.43.0.9:80 from inside: 1\nTCP 198.51.100.1:80 from outside: 1, from [192.0.2.0/24]"
 	if got := text(k.holds); got != want {
@@ -195,7 +195,7 @@ func TestLoadBalancer(t *testing.T) {
 	open := svc.DeepCopy()
 	open.Spec.LoadBalancerSourceRanges = nil
 	p.OnServiceUpdate(svc, open)
-	p.step()
+	step(t, p)
 	if got := text(k.holds); !strings.Contains(got, "198.51.100.1:80 from inside: 1") {
 		t.Errorf("without ranges\n%s", got)
 	}
@@ -203,17 +203,17 @@ func TestLoadBalancer(t *testing.T) {
 	name := open.DeepCopy()
 	name.Spec.Type, name.Spec.ExternalName, name.Spec.ClusterIP, name.Spec.ClusterIPs = corev1.ServiceTypeExternalName, "example.com", "", nil
 	p.OnServiceUpdate(open, name)
-	p.step()
+	step(t, p)
 	if got := text(k.holds); got != "" {
 		t.Errorf("as an ExternalName\n%s", got)
 	}
 	p.OnServiceUpdate(name, web(nil))
-	p.step()
+	step(t, p)
 	if got := text(k.holds); got != "TCP 10.43.0.9:80 from inside: 1" {
 		t.Errorf("as a cluster address\n%s", got)
 	}
 	p.OnServiceDelete(web(nil))
-	p.step()
+	step(t, p)
 	if len(k.holds) != 0 || len(p.table.claims) != 0 || len(p.table.plans) != 0 || len(p.known) != 0 {
 		t.Errorf("left: %v %v", k.holds, p.table)
 	}

@@ -338,13 +338,12 @@ func (p *Proxier) OnServiceDelete(s *corev1.Service) { p.OnServiceUpdate(s, nil)
 // OnServiceUpdate is part of proxy.Provider.
 func (p *Proxier) OnServiceUpdate(before, after *corev1.Service) {
 	p.mu.Lock()
-	switch {
-	case after == nil:
+	if after == nil {
 		name := types.NamespacedName{Namespace: before.Namespace, Name: before.Name}
 		delete(p.objects, name)
 		delete(p.refused, before.UID)
 		p.dirty.Insert(name)
-	default:
+	} else {
 		name := types.NamespacedName{Namespace: after.Namespace, Name: after.Name}
 		p.objects[name] = after
 		if before != nil && before.UID != after.UID {

@@ -96,6 +96,13 @@ func running(t *testing.T, edit func(*Config)) (*Proxier, *ledger) {
 	return p, k
 }
 
+func step(t *testing.T, p *Proxier) {
+	t.Helper()
+	if err := p.step(); err != nil {
+		t.Error(err)
+	}
+}
+
 // What was served before stays until all is known again.
 func TestStart(t *testing.T) {
 	k := &ledger{holds: map[ebpf.Frontend]ebpf.Service{{Protocol: ebpf.TCP}: {}}}
@@ -108,7 +115,7 @@ func TestStart(t *testing.T) {
 	}
 	p.OnServiceAdd(web(nil))
 	p.OnServiceSynced()
-	p.step()
+	step(t, p)
 	if len(k.holds) != 1 || k.applied != 0 || p.Health().Healthy {
 		t.Errorf("served before the endpoints were known: %v", k.holds)
 	}
@@ -131,11 +138,11 @@ func TestChangesAreSmall(t *testing.T) {
 		p.OnServiceAdd(s)
 	}
 	p.OnServiceAdd(web(nil))
-	p.step()
+	step(t, p)
 	before := k.applied
 	p.OnEndpointSliceAdd(slice(corev1.ProtocolTCP, "n1", "n2"))
-	p.step()
-	p.step()
+	step(t, p)
+	step(t, p)
 	if got := k.applied - before; got != 1 {
 		t.Errorf("a change of one Service wrote %d frontends", got)
 	}
@@ -167,26 +174,26 @@ func TestTwoClaims(t *testing.T) {
 	}
 	younger, older := at("younger", "y", time.Hour), at("older", "o", 2*time.Hour)
 	p.OnServiceAdd(younger)
-	p.step()
+	step(t, p)
 	p.OnServiceAdd(older)
-	p.step()
+	step(t, p)
 	if got := holder(); got != "shop/older:older" {
 		t.Errorf("%s has the address", got)
 	}
 	p.OnServiceDelete(older)
-	p.step()
+	step(t, p)
 	if got := holder(); got != "shop/younger:younger" {
 		t.Errorf("%s has the address after the older went", got)
 	}
 	// The name is taken again by a younger one.
 	p.OnServiceAdd(at("older", "o2", 0))
-	p.step()
+	step(t, p)
 	if got := holder(); got != "shop/younger:younger" {
 		t.Errorf("%s has the address after the name was taken again", got)
 	}
 	p.OnServiceDelete(younger)
 	p.OnServiceDelete(at("older", "o2", 0))
-	p.step()
+	step(t, p)
 	if len(k.holds) != 0 || len(p.table.claims) != 0 {
 		t.Errorf("left: %v", k.holds)
 	}
@@ -212,9 +219,9 @@ func TestEndedConnections(t *testing.T) {
 			p, k := running(t, nil)
 			p.OnServiceAdd(web(func(s *corev1.ServiceSpec) { s.Ports[0].Protocol = c.protocol }))
 			p.OnEndpointSliceAdd(slice(c.protocol, c.before...))
-			p.step()
+			step(t, p)
 			p.OnEndpointSliceUpdate(nil, slice(c.protocol, c.after...))
-			p.step()
+			step(t, p)
 			p.disconnect(t.Context())
 			var got []string
 			for _, g := range k.gone {
@@ -258,7 +265,7 @@ func TestHealthCheckPort(t *testing.T) {
 	p.OnServiceAdd(svc)
 	ask := func(pods ...string) (int, string) {
 		p.OnEndpointSliceUpdate(nil, slice(corev1.ProtocolTCP, pods...))
-		p.step()
+		step(t, p)
 		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", svc.Spec.HealthCheckNodePort)) //nolint:noctx // a test
 		if err != nil {
 			t.Fatal(err)
@@ -277,7 +284,7 @@ func TestHealthCheckPort(t *testing.T) {
 		t.Errorf("with none here: %d %s", code, body)
 	}
 	p.OnServiceDelete(svc)
-	p.step()
+	step(t, p)
 }
 
 func TestRunLooksAtTheHost(t *testing.T) {
