@@ -17,7 +17,8 @@ const lawsEvery = 200
 //
 //   - an acknowledged write is part of the state of its key, and its value is
 //     there, or was overwritten by a write that knew it, or is listed as a
-//     conflict; unless every disk that had it is gone;
+//     conflict; unless every disk that had it is gone. One that was overwritten
+//     may be forgotten;
 //   - an object whose delete is part of the state is never seen again;
 //   - all replicas hold the same objects, to the byte;
 //   - merge is commutative, associative and idempotent.
@@ -188,13 +189,19 @@ func (o *oracle) conflicts(s *state) map[string]string {
 // checkKey checks the writes to one key, and lets go of those that no later
 // check needs.
 func (o *oracle) checkKey(s *state, key, listed string) {
-	var kept []*write
-	var survived []*write
+	var kept, survived, missing []*write
 	for _, wr := range o.open[key] {
 		switch has := s.has(wr); {
 		case has:
 			survived = append(survived, wr)
 		case wr.answered && !wr.excused:
+			missing = append(missing, wr)
+		}
+	}
+	// What came in pieces, whose sender then lost its disk, is claimed by nobody:
+	// it is no more to be found once a delete that knew it is forgotten.
+	for _, wr := range missing {
+		if !o.overwritten(wr, survived) {
 			o.violation("%s: acknowledged write %s (%s, %s of %s) is not part of it: %s", key, wr.token, wr.dot, wr.field, wr.uid, o.describe(s, key))
 		}
 	}
