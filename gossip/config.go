@@ -80,7 +80,7 @@ func DefaultConfig() Config {
 		Log:          slog.New(slog.DiscardHandler),
 		AckWait:      500 * time.Millisecond,
 		Heartbeat:    250 * time.Millisecond,
-		SuspectAfter: time.Second,
+		SuspectAfter: 800 * time.Millisecond,
 		CatchUpWait:  3 * time.Second,
 		Mesh:         10,
 		Degree:       5,
