@@ -38,10 +38,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/kubernetes/pkg/proxy"
-	proxyconfigscheme "k8s.io/kubernetes/pkg/proxy/apis/config/scheme"
 	"k8s.io/kubernetes/pkg/proxy/config"
 
 	"github.com/mootkube/moot/node/net/balance"
@@ -163,8 +163,9 @@ func New(cfg Config) (*Proxy, error) {
 }
 
 // Run proxies Services until ctx ends, and then returns nil. changed says that
-// there may be other doubts; it may be nil. ready, which may be nil, is called once: when all Services known at the start are served. What is
-// in the kernel stays when Run returns.
+// there may be other doubts; it may be nil. ready, which may be nil, is called
+// once: when all Services known at the start are served. What is in the kernel
+// stays when Run returns.
 func (p *Proxy) Run(ctx context.Context, changed <-chan struct{}, ready func(Serving)) error {
 	if p.cfg.Mode == None {
 		removeOther(ctx, p.cfg, None)
@@ -179,7 +180,7 @@ func (p *Proxy) Run(ctx context.Context, changed <-chan struct{}, ready func(Ser
 	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
 		return fmt.Errorf("record proxy events: %w", err)
 	}
-	plane, serving, err := p.newPlane(ctx, broadcaster.NewRecorder(proxyconfigscheme.Scheme, "kube-proxy"))
+	plane, serving, err := p.newPlane(ctx, broadcaster.NewRecorder(scheme.Scheme, "kube-proxy"))
 	if err != nil {
 		return err
 	}
