@@ -29,7 +29,7 @@ YEARS ?= 20000
 
 ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline stranger)
 
-.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-nodeport sim sim-years conformance vm up down demo \
+.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-services bench-nodeport sim sim-years conformance vm up down demo \
 	accept $(ACCEPT) bin/accept
 
 help: ## print this
@@ -86,6 +86,9 @@ fuzz: ## each fuzz target for FUZZTIME
 
 bench: deps build ## the rows of docs/BENCHMARKS.md (root)
 	@docs/bench
+
+bench-services: ## connections through 1 to 30,000 Services, endpoints changed: eBPF, nftables, iptables, none (root, 30 minutes)
+	$(GO) run ./node/net/proxy/bench
 
 bench-nodeport: ## packets a second through a NodePort: eBPF, nftables, iptables (root)
 	$(GO) test ./ebpf -run '^$$' -bench NodePort -benchtime 5x
