@@ -48,6 +48,16 @@ type (
 		Port [2]byte
 		Pad  uint16
 	}
+	affinityKey struct {
+		Client  [16]byte
+		ID, Pad uint32
+	}
+	affinity struct {
+		Addr [16]byte
+		Port [2]byte
+		Pad  [3]uint16
+		Seen uint64 // CLOCK_MONOTONIC, in nanoseconds
+	}
 	sourceKey struct {
 		Bits, ID uint32
 		Addr     [16]byte

@@ -370,7 +370,7 @@ func TestAffinityOfSockets(t *testing.T) {
 	one, two := named(t, "10.42.0.2"), named(t, "10.42.0.3")
 	f := frontend("10.43.0.50:80", TCP)
 	set := func(backends ...Backend) {
-		if err := b.Apply(map[Frontend]Service{f: {Backends: backends, Affinity: time.Hour}}, nil); err != nil {
+		if err := b.Apply(map[Frontend]Service{f: {Backends: backends, Affinity: time.Minute}}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -388,6 +388,35 @@ func TestAffinityOfSockets(t *testing.T) {
 	set(other)
 	if _, got := connect(t, "tcp", "10.43.0.50:80"); got == first {
 		t.Errorf("led to a backend that is gone")
+	}
+	// Once its time has run out each connect is free: so often the same by chance
+	// would be one in 2^40.
+	set(one, two)
+	for _, free := range []bool{true, false} {
+		got := map[string]int{}
+		for range 40 {
+			m := b.coll.Maps["moot_affinity"]
+			var key affinityKey
+			var last affinity
+			if err := m.NextKey(nil, &key); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Lookup(key, &last); err != nil {
+				t.Fatal(err)
+			}
+			last.Seen = 0
+			if !free {
+				last.Seen = monotonic(t) + uint64(time.Minute) // by another CPU's clock
+			}
+			if err := m.Put(key, last); err != nil {
+				t.Fatal(err)
+			}
+			_, who := connect(t, "tcp", "10.43.0.50:80")
+			got[who]++
+		}
+		if (len(got) == 2) != free {
+			t.Errorf("backends of a client, free %t: %v", free, got)
+		}
 	}
 	if err := errors.Join(b.Close(), Remove(cfg)); err != nil {
 		t.Fatal(err)
@@ -411,6 +440,7 @@ func TestLayouts(t *testing.T) {
 		"moot_slots":    {sizeOf[slotKey](), sizeOf[backend]()},
 		"moot_tables":   {sizeOf[slotKey](), sizeOf[table]()},
 		"moot_members":  {sizeOf[memberKey](), 1},
+		"moot_affinity": {sizeOf[affinityKey](), sizeOf[affinity]()},
 		"moot_origins":  {sizeOf[originKey](), sizeOf[origin]()},
 		"moot_sources":  {sizeOf[sourceKey](), 1},
 	} {

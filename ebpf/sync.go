@@ -149,7 +149,7 @@ func (b *Balancer) plan(f Frontend, s Service) (*change, error) {
 // hasMembers says whether the programs look for the backends of the frontend by
 // address.
 func hasMembers(key frontendKey, s service) bool {
-	return s.Affinity != 0 || Side(key.Side) == Outside && Protocol(key.Proto) == UDP
+	return s.Affinity != 0 || Side(key.Side) == Outside
 }
 
 // make writes what is new, switches the frontends to it, and deletes what was

@@ -40,7 +40,7 @@ struct flow {
 	__u32 id;      /* of the service */
 	__u8 flags;
 	__u8 state;
-	__u16 pad;
+	__u16 syn; /* of the client's SYN: tells it sent again from another; 0: none seen */
 };
 
 /* Two entries a connection. The least recently used goes when it is full. */
@@ -87,7 +87,11 @@ struct {
 	__type(value, struct device);
 } moot_devices SEC(".maps");
 
-#define SECOND 1000000000ULL
+/* Another CPU may have seen a later packet than the one at hand. */
+static __always_inline __u64 quiet(__u64 now, __u64 seen_ns)
+{
+	return now > seen_ns ? now - seen_ns : 0;
+}
 
 /* How long a connection is kept without a packet, as the kernel's own tracking
  * does under kube-proxy; a half-closed one may still carry a long answer. */

@@ -9,6 +9,8 @@
 #include <linux/types.h>
 #include <bpf/bpf_helpers.h>
 
+#define SECOND 1000000000ULL
+
 struct addr {
 	__be32 word[4];
 };
@@ -67,9 +69,9 @@ struct backend {
 	__u16 flags;
 };
 
-/* Which backends a frontend has, with their flags, for affinity to check that one
- * still serves; and of every frontend for UDP from outside, as nothing else would
- * end such a flow when its backend goes. */
+/* Which backends a frontend has, with their flags: where there is affinity, to
+ * check that one still serves, and of every frontend from outside, to let go of a
+ * connection that one has not answered yet, or of a flow of UDP, when it goes. */
 struct member_key {
 	__u32 id;
 	struct addr addr;
@@ -91,6 +93,13 @@ struct affinity {
 	__u16 pad[3];
 	__u64 seen_ns; /* CLOCK_MONOTONIC of the last new connection */
 };
+
+/* Whether the client's time with its backend has not run out. Another CPU may
+ * have renewed it later than the clock was read here. */
+static __always_inline int lasts(const struct affinity *a, __u64 now, __u32 affinity_s)
+{
+	return now < a->seen_ns || now - a->seen_ns <= affinity_s * SECOND;
+}
 
 /* The way back for a socket: what it asked for, by what it got. */
 struct origin_key {

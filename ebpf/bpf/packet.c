@@ -136,7 +136,7 @@ static __always_inline int choose(const struct packet *p, const struct service *
 
 	if (svc->affinity_s)
 		last = bpf_map_lookup_elem(&moot_affinity, &ak);
-	if (last && now - last->seen_ns <= svc->affinity_s * SECOND &&
+	if (last && lasts(last, now, svc->affinity_s) &&
 	    serves(svc->id, &last->addr, last->port, &flags)) {
 		to->addr = last->addr;
 		to->port = last->port;
@@ -206,7 +206,7 @@ static __always_inline int claim(struct work *w, __u32 h, __u64 now)
 		/* What is left of this very connection, or of one that is over. */
 		if ((same(&held->dst, &w->reply.dst) && same(&held->src, &w->reply.src) &&
 		     held->dport == w->reply.dport && held->sport == w->reply.sport) ||
-		    now - held->seen_ns > lifetime(held, w->p.key.proto)) {
+		    quiet(now, held->seen_ns) > lifetime(held, w->p.key.proto)) {
 			bpf_map_update_elem(&moot_flows, &w->other, &w->reply, BPF_ANY);
 			return 1;
 		}
@@ -257,6 +257,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 no
 	w->forward.sport = w->p.key.sport;
 	w->forward.ifindex = skb->ifindex;
 	w->forward.seen_ns = now;
+	w->forward.syn = w->p.syn;
 	w->forward.id = svc->id;
 	if (!(to.flags & BACKEND_LOCAL)) {
 		int rc = route(skb, w, &w->p.key.src, &to.addr);
@@ -292,7 +293,7 @@ static __always_inline void note(struct work *w, struct flow *f, __u64 now)
 		state |= (f->flags & FLOW_REPLY) ? STATE_BACKEND_FIN : STATE_CLIENT_FIN;
 	if (w->p.flags & TCP_RST)
 		state |= STATE_RESET;
-	if (state == f->state && now - f->seen_ns < SECOND)
+	if (state == f->state && quiet(now, f->seen_ns) < SECOND)
 		return;
 	f->state = state;
 	f->seen_ns = now;
@@ -304,16 +305,40 @@ static __always_inline void note(struct work *w, struct flow *f, __u64 now)
 	}
 }
 
-/* Whether the entry still says where the packet belongs. */
+/* Whether the entry still says where the packet belongs. Where nothing was
+ * answered yet, or could be told from an answer before, a backend that left the
+ * frontend is let go of; an open connection to one goes on. A SYN with another
+ * sequence number is a client's that takes its port again: it may not know any
+ * more of the connection before, whose backend may be gone without a word. */
 static __always_inline int holds(const struct work *w, const struct flow *f, __u64 now)
 {
 	__u8 ignored;
 
-	if ((f->flags & FLOW_REFUSE) || now - f->seen_ns > lifetime(f, w->p.key.proto))
+	if ((f->flags & FLOW_REFUSE) || quiet(now, f->seen_ns) > lifetime(f, w->p.key.proto))
 		return 0;
-	if (w->p.key.proto == IPPROTO_TCP)
-		return !((w->p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && over(f));
-	return serves(f->id, &f->dst, f->dport, &ignored); /* nothing else would ever end it */
+	if (w->p.key.proto == IPPROTO_TCP) {
+		if (!w->p.syn)
+			return 1;
+		if (over(f) || w->p.syn != f->syn)
+			return 0;
+		if (f->state & STATE_REPLIED)
+			return 1;
+	}
+	return serves(f->id, &f->dst, f->dport, &ignored);
+}
+
+/* Forgets the connection of the entry that the packet in w->p was found by. The
+ * port of one that was quiet for long may be another's by now. */
+static __always_inline void forget(struct work *w, const struct flow *f)
+{
+	struct flow *other;
+
+	other_way(&w->p.key, f, &w->other);
+	other = bpf_map_lookup_elem(&moot_flows, &w->other);
+	if (other && same(&other->dst, &w->p.key.src) && same(&other->src, &w->p.key.dst) &&
+	    other->dport == w->p.key.sport && other->sport == w->p.key.dport)
+		bpf_map_delete_elem(&moot_flows, &w->other);
+	bpf_map_delete_elem(&moot_flows, &w->p.key);
 }
 
 /* To the stack with the client's address, for it to say what is wrong. */
@@ -461,9 +486,7 @@ static __always_inline int arrive(struct __sk_buff *skb, int from_clients)
 	if (!from_clients)
 		return NEXT;
 	if (f && !holds(w, f, now)) {
-		other_way(&w->p.key, f, &w->other);
-		bpf_map_delete_elem(&moot_flows, &w->other);
-		bpf_map_delete_elem(&moot_flows, &w->p.key);
+		forget(w, f);
 		f = 0;
 	}
 	if (f) {

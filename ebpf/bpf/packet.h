@@ -44,6 +44,7 @@ struct packet {
 	__u8 flags;  /* of TCP */
 	__u8 tos;
 	__u8 dont_fragment;
+	__u16 syn;   /* of the sequence number, if this is the first packet of a client's TCP */
 };
 
 static __always_inline void mapped(struct addr *a, __be32 v4)
@@ -163,6 +164,8 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 		p->key.sport = th.source;
 		p->key.dport = th.dest;
 		p->flags = th.flags;
+		if ((th.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+			p->syn = (th.seq ^ th.seq >> 16) | 1; /* never 0 */
 	} else {
 		if (bpf_skb_load_bytes(skb, p->l4, &ports, sizeof(ports)))
 			return 0;

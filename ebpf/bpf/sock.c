@@ -4,7 +4,6 @@
 #include "maps.h"
 #include <bpf/bpf_endian.h>
 
-#define SECOND 1000000000ULL
 #define SOCK_STREAM 1
 #define SOCK_DGRAM 2
 #define TCP 6
@@ -85,7 +84,7 @@ static __always_inline int take(struct bpf_sock_addr *ctx, const struct service 
 		ak.client.word[2] = cookie >> 32;
 		ak.client.word[3] = (__u32)cookie;
 		last = bpf_map_lookup_elem(&moot_affinity, &ak);
-		if (last && now - last->seen_ns <= svc->affinity_s * SECOND && still_serves(svc, last)) {
+		if (last && lasts(last, now, svc->affinity_s) && still_serves(svc, last)) {
 			to->addr = last->addr;
 			to->port = last->port;
 			last->seen_ns = now;
