@@ -22,8 +22,8 @@ const (
 	openTimeout   = 5 * time.Second // for the hello and its answer
 	streamSilence = 5 * time.Second // after which a stream is opened anew
 	probeEvery    = 2 * time.Second // of the peer's clock
-	haveEvery     = 2 * time.Millisecond
-	bulkChanges   = 1000 // beyond it a catch-up is done with one peer at a time
+	haveEvery     = relayDelay / 3  // soon enough that the peer need not send what came from elsewhere
+	bulkChanges   = 1000            // beyond it a catch-up is done with one peer at a time
 	applyBytes    = 4 << 20
 )
 

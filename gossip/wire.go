@@ -34,15 +34,21 @@ const (
 	maxMessage  = 96 << 20 // a record of the largest size fits
 	maxText     = 4 << 10
 	maxRecords  = 1 << 16 // in one message
+	joinedBytes = 64 << 10
 )
 
 // errWire: the peer sent what is no message of ours.
 var errWire = errors.New("malformed replication message")
 
-// writeMessage writes one message.
+// writeMessage writes one message, a small one at once: each write is a record
+// of TLS, a system call, and a wake of the reader.
 func writeMessage(w io.Writer, t messageType, body []byte) error {
 	head := [5]byte{4: byte(t)}
 	binary.BigEndian.PutUint32(head[:4], uint32(len(body)))
+	if len(body) < joinedBytes {
+		_, err := w.Write(append(append(make([]byte, 0, len(head)+len(body)), head[:]...), body...))
+		return err
+	}
 	if _, err := w.Write(head[:]); err != nil {
 		return err
 	}

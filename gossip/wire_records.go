@@ -12,7 +12,7 @@ import (
 )
 
 // packBytes is from which size on the heads of a message are compressed.
-const packBytes = 512
+const packBytes = 2 << 10
 
 // records is part of one frame of the server's tail. The last part carries
 // what the server's vector and revision are after it.

@@ -42,10 +42,12 @@ type Tail struct {
 
 	store   *Store
 	wake    chan struct{}
-	have    crdt.Vector // what the peer includes once it has what Next returned
-	sent    crdt.Vector // the last Frame.Vector
-	next    int64       // the history before it is done with
-	pending time.Time   // since when changes wait for their delay, zero for none
+	have    crdt.Vector   // what the peer includes once it has what Next returned
+	sent    crdt.Vector   // the last Frame.Vector
+	next    int64         // the history before it is done with
+	pending time.Time     // since when changes wait for their delay, zero for none
+	delayed time.Duration // how long they do
+	ownThen [2]crdt.Dot   // the store's own last changes when they were looked at
 	cut     *cut
 
 	mu    sync.Mutex
@@ -154,7 +156,7 @@ func (t *Tail) takeAcked() {
 	defer t.mu.Unlock()
 	if t.acked != nil {
 		t.have.Join(t.acked)
-		t.acked = nil
+		t.acked, t.delayed = nil, 0 // it may have got what waits
 	}
 }
 
@@ -205,12 +207,19 @@ func (t *Tail) includes(r *crdt.Record) bool {
 // window returns the next piece of history, without a vector when there is
 // none, and how long it is delayed then.
 func (t *Tail) window(v *view) (Frame, time.Duration, error) {
+	// While changes wait, each that follows wakes the tail. Only the store's own
+	// are worth another look before what the peer says: those of others would
+	// wait, too.
+	now, own := t.store.cfg.Now(), [2]crdt.Dot{v.claims.own, v.claims.memory}
+	if left := t.delayed - now.Sub(t.pending); !t.pending.IsZero() && own == t.ownThen && left > 0 {
+		return Frame{}, left, nil
+	}
 	p := t.scan(v)
 	if len(p.versions) > 0 && p.delay > 0 {
-		now := t.store.cfg.Now()
 		if t.pending.IsZero() {
 			t.pending = now
 		}
+		t.delayed, t.ownThen = p.delay, own
 		if left := p.delay - now.Sub(t.pending); left > 0 {
 			return Frame{}, left, nil
 		}

@@ -24,6 +24,9 @@ func compare(ctx context.Context, s settings) (err error) {
 	defer func() {
 		for _, v := range servers {
 			err = errors.Join(err, v.stop())
+			if note := v.members[0].note; note != "" {
+				fmt.Printf("Member 1 of %s: %s.\n", v.name, note)
+			}
 		}
 	}()
 	for _, name := range []string{"moot", "etcd"} {
@@ -36,13 +39,17 @@ func compare(ctx context.Context, s settings) (err error) {
 			return err
 		}
 	}
+	busy, err := machineLoad()
+	if err != nil {
+		return err
+	}
 	sync, err := syncTime(s.dir)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("etcd API: this store against etcd, one member each, same disk, same run\n\n")
-	fmt.Printf("%s; %d processors; one 4 KiB write and fdatasync on the disk: %v median; %d rounds of %v\n\n",
-		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), sync, s.rounds, s.period)
+	fmt.Printf("etcd API: this store against etcd, members on each side: %d, same disk, same run\n\n", s.members)
+	fmt.Printf("%s; %d processors; one 4 KiB write and fdatasync on the disk: %v median; load before: %s; %d rounds of %v\n\n",
+		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), sync, busy, s.rounds, s.period)
 	fmt.Println("| load | | op/s | p50 | p99 | server CPU per op |")
 	fmt.Println("|---|---|---:|---:|---:|---:|")
 	for _, l := range loads(s) {
@@ -64,11 +71,16 @@ func compare(ctx context.Context, s settings) (err error) {
 	}
 	fmt.Println()
 	for _, v := range servers {
-		mb, err := v.residentMB()
-		if err != nil {
+		if err := v.agree(ctx); err != nil {
 			return err
 		}
-		fmt.Printf("%s holds %d MB of memory at the end.\n", v.name, mb)
+		for _, p := range v.members {
+			mb, err := p.residentMB()
+			if err != nil {
+				return err
+			}
+			fmt.Printf("Member %d of %s holds %d MB of memory at the end.\n", p.number, v.name, mb)
+		}
 	}
 	return nil
 }
@@ -136,6 +148,12 @@ func round(d time.Duration) time.Duration {
 		return d.Round(10 * time.Microsecond)
 	}
 	return d.Round(time.Microsecond)
+}
+
+// machineLoad returns the load averages, which say how far to trust the figures.
+func machineLoad() (string, error) {
+	b, err := os.ReadFile("/proc/loadavg")
+	return strings.Join(strings.Fields(string(b))[:3], " "), err
 }
 
 // syncTime measures the disk alone.

@@ -28,7 +28,7 @@ const (
 type measure struct {
 	operations int
 	took       time.Duration
-	cpu        time.Duration // of the server
+	cpu        time.Duration // of the server, all members
 	latencies  []time.Duration
 }
 
@@ -41,6 +41,10 @@ func (m *measure) quantile(q float64) time.Duration {
 	return m.latencies[min(len(m.latencies)-1, int(q*float64(len(m.latencies))))]
 }
 
+func dial(socket string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
+}
+
 // connect opens as many connections as clients need, sixteen sharing one.
 func connect(v *server, clients int) ([]*grpc.ClientConn, func(), error) {
 	var conns, each []*grpc.ClientConn
@@ -51,7 +55,7 @@ func connect(v *server, clients int) ([]*grpc.ClientConn, func(), error) {
 	}
 	for i := range clients {
 		if i%16 == 0 {
-			c, err := grpc.NewClient("unix://"+v.socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
+			c, err := dial(v.socket)
 			if err != nil {
 				closeAll()
 				return nil, nil, err
@@ -148,7 +152,7 @@ func writes(ctx context.Context, v *server, clients int, period time.Duration) (
 // countEvents opens a watch on all that writes writes and sends how many
 // events each response has.
 func countEvents(ctx context.Context, v *server) (<-chan int, error) {
-	conn, err := grpc.NewClient("unix://"+v.socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
+	conn, err := dial(v.socket)
 	if err != nil {
 		return nil, err
 	}

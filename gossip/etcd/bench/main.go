@@ -1,22 +1,26 @@
 // Command bench runs one load through the etcd API of this repository and
 // through a real etcd, and prints what each took as Markdown.
 //
-// Each server is a process of its own (this program started again), with a
-// unix socket and a data directory on the same disk, both syncing every
-// acknowledged write. The runs of the two alternate, several rounds of each;
+// Each member of a server is a process of its own (this program started again),
+// with a unix socket and a data directory on the same disk, both servers syncing
+// every acknowledged write. With -members 3 the members of each are a cluster
+// over loopback and TLS, and the load is on one of them, on etcd's leader; both
+// then acknowledge what is on the disks of two. That all members hold the same in
+// the end is checked. The runs of the two alternate, several rounds of each;
 // the tables give medians over the rounds. The write load is what kube-apiserver
 // sends: a transaction that puts a value of 1 to 5 KB if the key is still at the
 // revision last seen, and reads it if not, with one watch open on everything
 // written. The read load is lists of a few thousand such objects, in pages and
 // streamed.
 //
-//	go run ./gossip/etcd/bench -rounds 5 -time 3s -clients 1,16,64,256
+//	go run ./gossip/etcd/bench -rounds 5 -time 3s -clients 1,16,64,256 -members 3
 package main
 
 import (
 	"context"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strconv"
@@ -31,6 +35,7 @@ type settings struct {
 	period  time.Duration
 	clients []int
 	objects int
+	members int
 	profile string
 	only    string
 }
@@ -53,15 +58,27 @@ func run(ctx context.Context, args []string) error {
 	flags.DurationVar(&s.period, "time", 3*time.Second, "how long each load runs in a round")
 	clients := flags.String("clients", "1,16,64,256", "numbers of clients writing at a time")
 	flags.IntVar(&s.objects, "objects", 5000, "objects that the lists are of")
-	flags.StringVar(&s.profile, "profile", "", "write a CPU profile of our server to this file")
+	flags.StringVar(&s.profile, "profile", "", "write CPU profiles of our members to this file with their names added")
 	flags.StringVar(&s.only, "only", "", "run only loads whose name contains this")
-	serve := flags.String("serve", "", "be a server: moot or etcd (used by the program itself)")
-	socket := flags.String("socket", "", "socket to serve on (used by the program itself)")
+	flags.IntVar(&s.members, "members", 1, "members that each server has")
+	var m member
+	flags.StringVar(&m.side, "serve", "", "be a member of a server: moot or etcd (used by the program itself)")
+	flags.IntVar(&m.number, "member", 1, "which member to be (used by the program itself)")
+	flags.StringVar(&m.socket, "socket", "", "socket to serve on (used by the program itself)")
+	flags.Func("peer", "address of a member (used by the program itself)", func(text string) error {
+		addr, err := netip.ParseAddrPort(text)
+		m.peers = append(m.peers, addr)
+		return err
+	})
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *serve != "" {
-		return serveAs(ctx, *serve, s.dir, *socket, s.profile)
+	if m.side != "" {
+		m.dir, m.profile = s.dir, s.profile
+		return m.serve(ctx)
+	}
+	if s.members < 1 {
+		return fmt.Errorf("parse -members: %d is not positive", s.members)
 	}
 	for field := range strings.SplitSeq(*clients, ",") {
 		n, err := strconv.Atoi(field)

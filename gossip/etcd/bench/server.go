@@ -6,166 +6,180 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net/url"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/pprof"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"go.etcd.io/etcd/server/v3/embed"
-	"go.uber.org/zap"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/sync/errgroup"
-
-	"github.com/mootkube/moot/gossip/etcd"
-	"github.com/mootkube/moot/gossip/store"
 )
 
-// serveAs is the child: it serves until its standard input ends.
-func serveAs(ctx context.Context, name, dir, socket, profile string) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		cancel()
-	}()
-	if profile != "" {
-		f, err := os.Create(profile)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = f.Close() }()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
-	}
-	switch name {
-	case "moot":
-		return serveMoot(ctx, dir, socket)
-	case "etcd":
-		return serveEtcd(ctx, dir, socket)
-	}
-	return fmt.Errorf("there is no server %q", name)
-}
-
-func serveMoot(ctx context.Context, dir, socket string) error {
-	s, err := store.Open(store.DefaultConfig(dir))
-	if err != nil {
-		return err
-	}
-	cfg := etcd.DefaultConfig()
-	cfg.Socket, cfg.Store, cfg.Log = socket, s, slog.New(slog.DiscardHandler)
-	server, err := etcd.New(cfg)
-	if err != nil {
-		return err
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.Run(ctx) })
-	group.Go(func() error { return server.Run(ctx) })
-	group.Go(func() error {
-		select {
-		case <-server.Ready():
-			fmt.Println("ready")
-		case <-ctx.Done():
-		}
-		return nil
-	})
-	return errors.Join(group.Wait(), s.Close())
-}
-
-func serveEtcd(ctx context.Context, dir, socket string) error {
-	cfg := embed.NewConfig()
-	cfg.Dir = dir
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	client := url.URL{Scheme: "unix", Path: socket}
-	peer := url.URL{Scheme: "unix", Path: socket + "p"}
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
-	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	cfg.QuotaBackendBytes = 8 << 30
-	server, err := embed.StartEtcd(cfg)
-	if err != nil {
-		return err
-	}
-	defer server.Close()
-	select {
-	case <-server.Server.ReadyNotify():
-		fmt.Println("ready")
-	case <-ctx.Done():
-		return nil
-	}
-	select {
-	case err := <-server.Err():
-		return err
-	case <-ctx.Done():
-		return nil
-	}
-}
-
-// server is a running child.
+// server is one side: its members, each a process, and which of them gets the
+// load.
 type server struct {
-	name   string
-	socket string
+	name    string
+	socket  string // of the member that gets the load
+	members []*process
+}
+
+// process is a running member.
+type process struct {
+	member
 	cmd    *exec.Cmd
 	stdin  io.Closer
+	stdout *bufio.Reader
+	note   string // what it said at its end
 }
 
-// start starts this program again as a server and waits until it is ready.
-func start(ctx context.Context, name string, s settings) (*server, error) {
-	dir, err := filepath.Abs(filepath.Join(s.dir, name))
+// start starts this program again for each member of a side and waits until all
+// are ready.
+func start(ctx context.Context, name string, s settings) (v *server, err error) {
+	v = &server{name: name}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, v.stop())
+		}
+	}()
+	members, err := prepare(name, s)
 	if err != nil {
-		return nil, err
+		return v, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+	for _, m := range members {
+		p, err := m.start(ctx)
+		if err != nil {
+			return v, fmt.Errorf("start %s: %w", name, err)
+		}
+		v.members = append(v.members, p)
 	}
+	var group errgroup.Group
+	for _, p := range v.members {
+		group.Go(p.await)
+	}
+	if err := group.Wait(); err != nil {
+		return v, err
+	}
+	v.socket, err = v.leader(ctx)
+	return v, err
+}
+
+// prepare makes what the members of a side need before they start.
+func prepare(name string, s settings) ([]member, error) {
 	sockets, err := os.MkdirTemp("", "b")
 	if err != nil {
 		return nil, err
 	}
+	var peers []netip.AddrPort
+	if s.members > 1 {
+		if peers, err = freePorts(s.members); err != nil {
+			return nil, err
+		}
+	}
+	var out []member
+	for i := range s.members {
+		dir, err := filepath.Abs(filepath.Join(s.dir, name, memberName(i+1)))
+		if err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		m := member{side: name, number: i + 1, dir: dir, socket: filepath.Join(sockets, strconv.Itoa(i+1)), peers: peers}
+		if name == "moot" && s.profile != "" {
+			m.profile = s.profile + "." + memberName(m.number)
+		}
+		out = append(out, m)
+	}
+	return out, identify(out)
+}
+
+// start starts this program again as the member.
+func (m member) start(ctx context.Context) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	v := &server{name: name, socket: filepath.Join(sockets, "s")}
-	args := []string{"-serve", name, "-dir", filepath.Join(dir, "data"), "-socket", v.socket}
-	if name == "moot" && s.profile != "" {
-		args = append(args, "-profile", s.profile)
+	args := []string{"-serve", m.side, "-member", strconv.Itoa(m.number), "-dir", m.dir, "-socket", m.socket, "-profile", m.profile}
+	for _, p := range m.peers {
+		args = append(args, "-peer", p.String())
 	}
-	v.cmd = exec.CommandContext(ctx, self, args...)
-	v.cmd.Stderr = os.Stderr
-	if v.stdin, err = v.cmd.StdinPipe(); err != nil {
+	p := &process{member: m, cmd: exec.CommandContext(ctx, self, args...)}
+	p.cmd.Stderr = os.Stderr
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	stdout, err := v.cmd.StdoutPipe()
+	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
-	if err := v.cmd.Start(); err != nil {
-		return nil, err
-	}
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || line != "ready\n" {
-		return nil, errors.Join(fmt.Errorf("start %s: it said %q", name, line), v.stop())
-	}
-	return v, nil
+	p.stdout = bufio.NewReader(stdout)
+	return p, p.cmd.Start()
 }
 
+// await waits until the member is ready.
+func (p *process) await() error {
+	if line, err := p.stdout.ReadString('\n'); err != nil || line != "ready\n" {
+		return fmt.Errorf("start member %d of %s: it said %q", p.number, p.side, line)
+	}
+	return nil
+}
+
+// leader returns the socket of the member that etcd's clients do best to ask:
+// the one that leads. Where all are equal it is the first.
+func (v *server) leader(ctx context.Context) (string, error) {
+	if v.name != "etcd" {
+		return v.members[0].socket, nil
+	}
+	for _, p := range v.members {
+		conn, err := dial(p.socket)
+		if err != nil {
+			return "", err
+		}
+		status, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
+		if err := errors.Join(err, conn.Close()); err != nil {
+			return "", fmt.Errorf("ask %s who leads: %w", p.socket, err)
+		}
+		if status.Leader == status.Header.MemberId {
+			return p.socket, nil
+		}
+	}
+	return "", errors.New("etcd has no leader")
+}
+
+// stop ends all members. What the one with the load says last is its note.
 func (v *server) stop() error {
-	err := errors.Join(v.stdin.Close(), v.cmd.Wait(), os.RemoveAll(filepath.Dir(v.socket)))
-	if err != nil {
+	var errs []error
+	for _, p := range v.members {
+		errs = append(errs, p.stdin.Close())
+		last, err := io.ReadAll(p.stdout)
+		p.note = strings.TrimSpace(string(last))
+		errs = append(errs, err, p.cmd.Wait(), os.RemoveAll(filepath.Dir(p.socket)))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop %s: %w", v.name, err)
 	}
 	return nil
 }
 
-// cpu returns the processor time the server has used.
+// cpu returns the processor time that all members have used.
 func (v *server) cpu() (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", v.cmd.Process.Pid))
+	var sum time.Duration
+	for _, p := range v.members {
+		used, err := p.cpu()
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
+}
+
+func (p *process) cpu() (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
@@ -183,9 +197,9 @@ func (v *server) cpu() (time.Duration, error) {
 	return time.Duration(total) * time.Second / ticks, nil
 }
 
-// residentMB returns how much memory the server holds.
-func (v *server) residentMB() (int, error) {
-	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", v.cmd.Process.Pid))
+// residentMB returns how much memory a member holds.
+func (p *process) residentMB() (int, error) {
+	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
