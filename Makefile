@@ -38,11 +38,12 @@ help: ## print this
 deps: ## install what the host lacks through its package manager, and say so
 	@testbed/host-packages
 
-build: shim ## build bin/moot, bin/testbed and bin/kubectl
+build: shim ## build bin/moot, bin/testbed, bin/testbed-web and bin/kubectl
 	@echo "building bin/moot (the first build takes 15 minutes or more on 2 cores)"
 	@mkdir -p bin
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/moot ./cmd/moot
 	$(GO) build -o $(TESTBED) ./cmd/testbed
+	$(GO) build -trimpath -o bin/testbed-web ./testbed/web
 	@ln -sfn moot bin/kubectl
 
 shim: ## build the second binary (containerd shim, CNI plugin, pause), which bin/moot carries

@@ -1,10 +1,13 @@
 // Command web is the small app that demos and tests run in pods: one static
-// binary that serves HTTP, can be a validating webhook, and brings the few
-// tools that tests need inside a container.
+// binary that serves HTTP, can be a validating webhook, asks as a client of a
+// Service does, and brings the few tools that tests need inside a container.
 //
 //	web [serve]         serve HTTP; see serve.go for what it answers
 //	web webhook         serve a validating webhook over TLS; see webhook.go
 //	web api             serve an aggregated API over TLS; see webhook.go
+//	web ask ADDRESS     ask a server again and again; see ask.go
+//	web hold ADDRESS    ask over connections that are kept; see ask.go
+//	web lookup NAME     print the addresses of a name, a line each
 //	web cat FILE...     print files
 //	web echo [ARG...]   print arguments
 //	web env             print the environment
@@ -23,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -59,6 +63,8 @@ func run(name string, args []string) error {
 		return serve(args)
 	case "webhook", "api":
 		return serveTLS(name, args)
+	case "ask", "hold":
+		return ask(name, args)
 	case "cat":
 		return cat(args)
 	case "echo":
@@ -80,6 +86,8 @@ func run(name string, args []string) error {
 		return os.WriteFile(args[0], nil, 0o644)
 	case "get":
 		return get(args[0])
+	case "lookup":
+		return lookup(args[0])
 	case "sleep":
 		return sleep(args[0])
 	case "exit":
@@ -128,6 +136,14 @@ func get(url string) error {
 		return errors.New(resp.Status)
 	}
 	return nil
+}
+
+func lookup(name string) error {
+	addrs, err := net.LookupHost(name)
+	for _, addr := range addrs {
+		fmt.Println(addr)
+	}
+	return err
 }
 
 // sleep waits, but ends at once when it is asked to.

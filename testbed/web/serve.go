@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -20,6 +21,7 @@ import (
 // serve answers until it is asked to stop, then finishes what it has begun:
 //
 //	GET /           who answers: host name and the variable MESSAGE
+//	GET /who        who answers whom, as JSON; see who.go
 //	GET /healthz    200, or 500 after /break
 //	GET /readyz     200 after --ready-after, unless /unready was called
 //	GET /env        the environment
@@ -27,9 +29,11 @@ import (
 //	GET /read?f=    a file; POST /write?f= writes one, synced to the disk
 //	GET /exit?s=    end with a status
 //	GET /break, /unready, /ready
+//
+// Each datagram to the same addresses is answered as /who is.
 func serve(args []string) error {
 	flags := flag.NewFlagSet("web serve", flag.ExitOnError)
-	addr := flags.String("addr", ":8080", "where to listen")
+	addr := flags.String("addr", ":8080", "where to listen, several with commas between")
 	readyAfter := flags.Duration("ready-after", 0, "when to become ready")
 	startAfter := flags.Duration("start-after", 0, "when to begin to listen")
 	if err := flags.Parse(args); err != nil {
@@ -42,9 +46,31 @@ func serve(args []string) error {
 	case <-ctx.Done():
 		return nil
 	}
-	srv := &http.Server{Addr: *addr, Handler: newApp(*readyAfter), ReadHeaderTimeout: 30 * time.Second}
+	srv := &http.Server{
+		Handler: newApp(*readyAfter), ReadHeaderTimeout: 30 * time.Second,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, reached{}, c.LocalAddr())
+		},
+	}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.ListenAndServe() }()
+	fail := func(err error) {
+		select {
+		case failed <- err:
+		default: // another was first
+		}
+	}
+	for at := range strings.SplitSeq(*addr, ",") {
+		l, err := net.Listen("tcp", at)
+		if err != nil {
+			return err
+		}
+		datagrams, err := net.ListenPacket("udp", at)
+		if err != nil {
+			return err
+		}
+		go func() { fail(srv.Serve(l)) }()
+		go func() { fail(answerDatagrams(datagrams)) }()
+	}
 	fmt.Println("web: serving on", *addr)
 	select {
 	case err := <-failed:
@@ -68,6 +94,7 @@ func newApp(readyAfter time.Duration) http.Handler {
 	a := &app{ready: time.Now().Add(readyAfter)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.hello)
+	mux.HandleFunc("GET /who", who)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { check(w, !a.broken.Load()) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		check(w, !a.hidden.Load() && time.Now().After(a.ready))

@@ -128,7 +128,7 @@ func serveGroup(mux *http.ServeMux) {
 	answer("/apis/"+version+"/greetings", list)
 }
 
-func writeJSON(w http.ResponseWriter, body object) {
+func writeJSON(w http.ResponseWriter, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(body); err != nil {
 		fmt.Println("web: answer:", err)
