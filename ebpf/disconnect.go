@@ -17,22 +17,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Target is a backend that is gone.
+// Target is a backend that is gone, or may be.
 type Target struct {
 	Addr     netip.AddrPort
 	Protocol Protocol
+	// Opening ends only connections that wait for the backend's first answer
+	// (TCP in SYN-SENT). One that is open may go on with it.
+	Opening bool
+}
+
+// endpoint is an address and port of a protocol.
+type endpoint struct {
+	addr  netip.AddrPort
+	proto Protocol
+}
+
+// targets says for each endpoint whether only what is opening to it is ended.
+type targets map[endpoint]bool
+
+func targetsOf(gone []Target) targets {
+	out := targets{}
+	for _, t := range gone {
+		at := endpoint{netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port()), t.Protocol}
+		opening, twice := out[at]
+		out[at] = t.Opening && (opening || !twice)
+	}
+	return out
 }
 
 // Disconnect destroys the sockets that a Service led to one of the backends, in
 // this network namespace, in those under /run/netns and in those of processes in
 // the cgroup, and forgets the connections from outside to them; it returns how
 // many. A socket that asked for the backend's own address stays. The owner of a
-// destroyed socket reads ECONNABORTED.
+// destroyed socket gets ECONNABORTED: from connect, or when it reads.
+//
+// A connection from outside that is still opening is not forgotten here: the
+// programs lead it elsewhere once its backend has left the frontend.
 func (b *Balancer) Disconnect(ctx context.Context, gone []Target) (int, error) {
-	dead := map[Target]bool{}
-	for _, t := range gone {
-		dead[Target{netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port()), t.Protocol}] = true
-	}
+	dead := targetsOf(gone)
 	b.destroying.Lock()
 	defer b.destroying.Unlock()
 	destroyHere := b.destroyer(dead)
@@ -57,7 +79,10 @@ func (b *Balancer) Disconnect(ctx context.Context, gone []Target) (int, error) {
 			errs = append(errs, fmt.Errorf("disconnect in %s: %w", space.Name(), err))
 		}
 	}
-	n, err := b.packets.forget(func(p Protocol, at netip.AddrPort) bool { return dead[Target{at, p}] })
+	n, err := b.packets.forget(func(p Protocol, at netip.AddrPort) bool {
+		opening, is := dead[endpoint{at, p}]
+		return is && !opening
+	})
 	return count + n, errors.Join(append(errs, err)...)
 }
 
@@ -130,7 +155,7 @@ func inside(space *os.File, f func() error) error {
 	return <-done
 }
 
-func (b *Balancer) destroyHere(dead map[Target]bool) (int, error) {
+func (b *Balancer) destroyHere(dead targets) (int, error) {
 	count := 0
 	var errs []error
 	for proto, list := range map[Protocol]func(uint8) ([]*netlink.Socket, error){
@@ -158,10 +183,15 @@ func (b *Balancer) destroyHere(dead map[Target]bool) (int, error) {
 	return count, errors.Join(errs...)
 }
 
-// ledTo says whether a Service led the socket to one of the backends.
-func (b *Balancer) ledTo(s *netlink.Socket, proto Protocol, dead map[Target]bool) bool {
+// ledTo says whether a Service led the socket to one of the backends, and it is to
+// be ended.
+func (b *Balancer) ledTo(s *netlink.Socket, proto Protocol, dead targets) bool {
 	remote, ok := netip.AddrFromSlice(s.ID.Destination)
-	if !ok || !dead[Target{netip.AddrPortFrom(remote.Unmap(), s.ID.DestinationPort), proto}] {
+	if !ok {
+		return false
+	}
+	opening, is := dead[endpoint{netip.AddrPortFrom(remote.Unmap(), s.ID.DestinationPort), proto}]
+	if !is || opening && !(proto == TCP && s.State == netlink.TCP_SYN_SENT) {
 		return false
 	}
 	key := originKey{

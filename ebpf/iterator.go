@@ -20,6 +20,8 @@ type deadKey struct {
 	Pad   uint8
 }
 
+const onlyOpening = 1 // OPENING
+
 // iterators destroy sockets by bpf_sock_destroy, in one pass in the kernel. They
 // are not pinned: nothing of them has to outlive the process.
 type iterators struct {
@@ -60,16 +62,22 @@ func (it *iterators) close() {
 }
 
 // aim says whose sockets the next runs destroy.
-func (it *iterators) aim(dead map[Target]bool) error {
+func (it *iterators) aim(dead targets) error {
 	m := it.coll.Maps["moot_dead"]
 	var old, keys []deadKey
+	var which []uint8
 	if err := list(m, func(key deadKey, _ uint8) { old = append(old, key) }); err != nil {
 		return err
 	}
-	for t := range dead {
-		keys = append(keys, deadKey{Addr: t.Addr.Addr().As16(), Port: order(t.Addr.Port()), Proto: uint8(t.Protocol)})
+	for at, opening := range dead {
+		keys = append(keys, deadKey{Addr: at.addr.Addr().As16(), Port: order(at.addr.Port()), Proto: uint8(at.proto)})
+		if opening {
+			which = append(which, onlyOpening)
+		} else {
+			which = append(which, 0)
+		}
 	}
-	return errors.Join(deleteAll(m, old), putAll(m, keys, make([]uint8, len(keys))))
+	return errors.Join(deleteAll(m, old), putAll(m, keys, which))
 }
 
 // run destroys them in the network namespace of the calling thread.
@@ -100,7 +108,7 @@ func (it *iterators) run() (int, error) {
 // destroyer returns what destroys, in the network namespace of the calling
 // thread, the sockets that Services led to the dead: the iterators where the
 // kernel has bpf_sock_destroy, else sock_diag.
-func (b *Balancer) destroyer(dead map[Target]bool) func() (int, error) {
+func (b *Balancer) destroyer(dead targets) func() (int, error) {
 	netlink := func() (int, error) { return b.destroyHere(dead) }
 	if b.cfg.NoSockDestroy {
 		return netlink

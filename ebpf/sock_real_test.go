@@ -326,6 +326,9 @@ func TestRestartsAndChurnFailNoConnect(t *testing.T) {
 		t.Errorf("a connect failed: %v", err)
 	}
 	t.Logf("%d connects, none failed", made)
+	if err := open.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := open.Write([]byte("x")); err != nil {
 		t.Errorf("the open connection: %v", err)
 	}

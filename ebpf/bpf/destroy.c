@@ -1,7 +1,7 @@
 //go:build ignore
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /* Destroys the sockets of one network namespace that a Service led to a backend
- * that is gone. Each iterator writes a byte for each socket. It wants kernel 6.5,
+ * that is gone or does not answer. Each iterator writes a byte for each socket. It wants kernel 6.5,
  * so it is loaded apart from all else. */
 #include "maps.h"
 #include <linux/in.h>
@@ -10,6 +10,7 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define SYN_SENT 2
 
 /* Of the kernel's own types what is used here, found by name when it is loaded. */
 #define KERNEL __attribute__((preserve_access_index))
@@ -20,6 +21,7 @@ struct sock_common {
 	__be32 skc_daddr;
 	__be16 skc_dport;
 	unsigned short skc_family;
+	volatile unsigned char skc_state;
 	struct in6_addr skc_v6_daddr;
 } KERNEL;
 
@@ -48,6 +50,9 @@ struct dead_key {
 	__u8 pad;
 };
 
+/* Of whom to end what: the values of moot_dead. */
+enum which { ALL = 0, OPENING = 1 };
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -62,7 +67,7 @@ static __always_inline int visit(struct bpf_iter_meta *meta, struct sock_common 
 {
 	struct dead_key dead = { .port = sk->skc_dport, .proto = proto };
 	struct origin_key from = { .port = sk->skc_dport, .proto = proto };
-	__u8 outcome = DESTROYED;
+	__u8 outcome = DESTROYED, *which;
 
 	if (sk->skc_family == AF_INET) {
 		dead.addr.word[2] = bpf_htonl(0xffff);
@@ -75,7 +80,8 @@ static __always_inline int visit(struct bpf_iter_meta *meta, struct sock_common 
 	} else {
 		return 0;
 	}
-	if (!bpf_map_lookup_elem(&moot_dead, &dead))
+	which = bpf_map_lookup_elem(&moot_dead, &dead);
+	if (!which || (*which == OPENING && !(proto == IPPROTO_TCP && sk->skc_state == SYN_SENT)))
 		return 0;
 	from.addr = dead.addr;
 	from.cookie = bpf_get_socket_cookie(sk);

@@ -261,8 +261,9 @@ func (p *Proxier) portsLocked(name types.NamespacedName) []proxy.ServicePortName
 	return out
 }
 
-// Disconnect destroys the sockets that Services led to the targets, once what is
-// known by now has been applied. It does not block.
+// Disconnect destroys the sockets that Services led to the targets, or of them
+// those that are opening, once what is known by now has been applied: who tries
+// again at once is led elsewhere. It does not block.
 func (p *Proxier) Disconnect(targets []ebpf.Target) {
 	p.mu.Lock()
 	p.broken = append(p.broken, targets...)
@@ -280,10 +281,10 @@ func (p *Proxier) disconnect(ctx context.Context) {
 	}
 	n, err := p.kernel.Disconnect(ctx, targets)
 	if err != nil && ctx.Err() == nil {
-		p.cfg.Log.Warn("connections to backends that are gone may linger", "err", err)
+		p.cfg.Log.Warn("connections to backends that are gone or silent may linger", "err", err)
 	}
 	if n > 0 {
-		p.cfg.Log.Info("connections to backends that are gone were ended", "connections", n, "backends", len(targets))
+		p.cfg.Log.Info("connections to backends that are gone or silent were ended", "connections", n, "backends", len(targets))
 	}
 }
 

@@ -21,7 +21,7 @@ type plane struct {
 	proxy.Provider
 	ready <-chan struct{}                 // closed when what the provider was told is served
 	run   func(ctx context.Context) error // until ctx ends
-	lost  func([]lostEndpoint)            // told of endpoints on dead nodes; may be nil
+	lost  func([]lostEndpoint)            // told of endpoints on nodes that are not heard from; may be nil
 	close func()
 }
 
@@ -78,10 +78,10 @@ func (p *Proxy) openBalancer(recorder events.EventRecorder) (*plane, error) {
 func targets(gone []lostEndpoint) []ebpf.Target {
 	var out []ebpf.Target
 	for _, e := range gone {
-		switch e.protocol {
-		case "TCP":
-			out = append(out, ebpf.Target{Addr: e.addr, Protocol: ebpf.TCP})
-		case "UDP":
+		switch {
+		case e.protocol == "TCP":
+			out = append(out, ebpf.Target{Addr: e.addr, Protocol: ebpf.TCP, Opening: e.suspect})
+		case e.protocol == "UDP" && !e.suspect: // nothing opens
 			out = append(out, ebpf.Target{Addr: e.addr, Protocol: ebpf.UDP})
 		}
 	}

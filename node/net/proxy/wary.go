@@ -28,10 +28,15 @@ const (
 //
 // Where only suspects are left of a Service they stay: a node that is wrong about
 // everybody else is likelier than all others failing at once.
+//
+// What is open to a suspect goes on, as it may be back at once. What is opening to
+// one would hang until it is, or is declared dead: where there are others to turn
+// to, it is ended, so that the client tries again. A dead node's connections all
+// end.
 type wary struct {
 	proxy.Provider
-	// lost is called with the endpoints of nodes that were found dead, after
-	// the provider was told.
+	// lost is called with the endpoints of nodes that were found suspect or
+	// dead, after the provider was told.
 	lost func([]lostEndpoint)
 
 	mu     sync.Mutex
@@ -39,10 +44,11 @@ type wary struct {
 	slices map[types.NamespacedName]map[string]*held
 }
 
-// lostEndpoint is one address of a pod on a dead node.
+// lostEndpoint is one address of a pod on a node that is not heard from.
 type lostEndpoint struct {
 	addr     netip.AddrPort
 	protocol corev1.Protocol
+	suspect  bool // not dead: only what is opening to it is lost
 }
 
 // held is a slice as the API has it and as it was passed on.
@@ -57,11 +63,13 @@ func newWary(to proxy.Provider, lost func([]lostEndpoint)) *wary {
 // doubt takes in whom this node does not hear from now.
 func (w *wary) doubt(now map[string]Doubt) {
 	w.mu.Lock()
-	changed, dead := map[string]bool{}, map[string]bool{}
+	changed, worse := map[string]bool{}, map[string]Doubt{}
 	for node, d := range now {
 		if w.doubts[node] != d {
 			changed[node] = true
-			dead[node] = d == Dead
+		}
+		if w.doubts[node] < d {
+			worse[node] = d
 		}
 	}
 	for node := range w.doubts {
@@ -77,12 +85,13 @@ func (w *wary) doubt(now map[string]Doubt) {
 	var gone []lostEndpoint
 	for service, slices := range w.slices {
 		concerned := false
+		trusted := w.trusted(slices)
 		for _, h := range slices {
 			for i := range h.told.Endpoints {
 				node := nodeOf(&h.told.Endpoints[i])
 				concerned = concerned || changed[node]
-				if dead[node] {
-					gone = append(gone, addresses(h.told, &h.told.Endpoints[i])...)
+				if d := worse[node]; d == Dead || d == Suspect && trusted[h.told.AddressType] {
+					gone = append(gone, addresses(h.told, &h.told.Endpoints[i], d == Suspect)...)
 				}
 			}
 		}
@@ -145,17 +154,7 @@ func (w *wary) take(s *discoveryv1.EndpointSlice) {
 // was given. The lock is held.
 func (w *wary) passOn(service types.NamespacedName) {
 	slices := w.slices[service]
-	trusted := map[discoveryv1.AddressType]bool{}
-	if len(w.doubts) > 0 {
-		for _, h := range slices {
-			for i := range h.told.Endpoints {
-				e := &h.told.Endpoints[i]
-				if ready(e) && w.doubts[nodeOf(e)] == 0 {
-					trusted[h.told.AddressType] = true
-				}
-			}
-		}
-	}
+	trusted := w.trusted(slices)
 	for _, h := range slices {
 		limit := Dead // from here on an endpoint is out
 		if trusted[h.told.AddressType] {
@@ -172,6 +171,24 @@ func (w *wary) passOn(service types.NamespacedName) {
 			w.Provider.OnEndpointSliceUpdate(before, next)
 		}
 	}
+}
+
+// trusted says in which families the slices of a Service have endpoints that may
+// be used on nodes that nothing is held against. The lock is held.
+func (w *wary) trusted(slices map[string]*held) map[discoveryv1.AddressType]bool {
+	out := map[discoveryv1.AddressType]bool{}
+	if len(w.doubts) == 0 {
+		return out // nobody asks
+	}
+	for _, h := range slices {
+		for i := range h.told.Endpoints {
+			e := &h.told.Endpoints[i]
+			if ready(e) && w.doubts[nodeOf(e)] == 0 {
+				out[h.told.AddressType] = true
+			}
+		}
+	}
+	return out
 }
 
 // without returns the slice itself where nothing is to be changed.
@@ -204,7 +221,7 @@ func nodeOf(e *discoveryv1.Endpoint) string {
 // ready takes what is not known for ready, as the API says.
 func ready(e *discoveryv1.Endpoint) bool { return e.Conditions.Ready == nil || *e.Conditions.Ready }
 
-func addresses(s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint) []lostEndpoint {
+func addresses(s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, suspect bool) []lostEndpoint {
 	var out []lostEndpoint
 	for _, text := range e.Addresses {
 		addr, err := netip.ParseAddr(text)
@@ -219,7 +236,7 @@ func addresses(s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint) []lostEndp
 			if port.Protocol != nil {
 				protocol = *port.Protocol
 			}
-			out = append(out, lostEndpoint{netip.AddrPortFrom(addr.Unmap(), uint16(*port.Port)), protocol})
+			out = append(out, lostEndpoint{netip.AddrPortFrom(addr.Unmap(), uint16(*port.Port)), protocol, suspect})
 		}
 	}
 	return out
