@@ -27,7 +27,7 @@ NODES ?= 3
 SIM ?= 3,5,10,50
 YEARS ?= 20000
 
-ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline stranger)
+ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline services drop traces stranger)
 
 .PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-services bench-nodeport sim sim-years conformance vm up down demo \
 	accept $(ACCEPT) bin/accept
@@ -109,7 +109,7 @@ vm: build ## boot a stock Debian 12 under software emulation and try a node in i
 bin/accept: build
 	@$(GO) build -o $@ ./testbed/accept
 
-accept: $(ACCEPT) ## all accept-… targets, one after the other (root, an hour and a half)
+accept: $(ACCEPT) ## all accept-… targets, one after the other (root, two hours)
 
 accept-up: up ## what make up gives: 3 nodes, the demo on them, equal digests; and down (root)
 	@$(TESTBED) exec n2 -- kubectl get nodes,pods -o wide && $(TESTBED) exec n3 -- moot status; \
@@ -144,6 +144,15 @@ accept-blink: bin/accept ## a pause of a second and restarts of the daemon move 
 
 accept-offline: bin/accept ## all but one down, that one boots with no network: pods and kubectl (root)
 	bin/accept offline
+
+accept-services: bin/accept ## Services of every kind, from pods, nodes and outside: answers, spread, policies (root)
+	bin/accept services
+
+accept-drop: bin/accept ## connections every 10 ms under restarts, kills, crashes: which fail, for how long (root)
+	bin/accept drop
+
+accept-traces: bin/accept ## eBPF programs, maps and links of the machine before and after a cluster (root)
+	bin/accept traces
 
 accept-stranger: bin/accept ## port scan, garbage, replay, no token: nothing leaks or crashes (root)
 	bin/accept stranger

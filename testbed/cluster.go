@@ -281,6 +281,11 @@ func (c *Cluster) destroy(ctx context.Context, s *state) error {
 				return err
 			}
 		}
+		for _, m := range s.Machines {
+			if err := m.Process.killAndWait(ctx, nil); err != nil {
+				return err
+			}
+		}
 		if err := removeCgroups(ctx, s.ID, ""); err != nil {
 			return err
 		}

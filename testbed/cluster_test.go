@@ -87,6 +87,8 @@ func TestLifeAndNothingLeft(t *testing.T) {
 	}
 	t.Run("isolation", func(t *testing.T) { testIsolation(t, c) })
 	t.Run("exec", func(t *testing.T) { testExec(t, c) })
+	var network string
+	t.Run("machine", func(t *testing.T) { network = testMachine(t, c) })
 	t.Run("cut", func(t *testing.T) { testCut(t, c) })
 	t.Run("kill", func(t *testing.T) { testKill(t, c) })
 	t.Run("pause", func(t *testing.T) { testPause(t, c) })
@@ -115,6 +117,9 @@ func TestLifeAndNothingLeft(t *testing.T) {
 	after, err := leak.Take()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if left := inNetwork(t, network); len(left) > 0 {
+		t.Errorf("on the machine there still run %v", left)
 	}
 	if l := after.Since(before); len(l) > 0 {
 		t.Errorf("left behind:\n%s", strings.Join(l, "\n"))

@@ -7,7 +7,8 @@
 // name) that reaps orphans and runs the daemon as a service manager would:
 // Type=notify, KillMode=process. Nodes hang on a bridge in a network
 // namespace of its own, which has no uplink: they reach each other, the
-// bridge and registries started by RegistryUp, and nothing else.
+// bridge, registries started by RegistryUp and machines made by Machine, and
+// nothing else.
 //
 // Everything is driven from outside through the built binaries; the package
 // imports no other package of this module. The state of a cluster is one

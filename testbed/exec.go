@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Command is what Exec runs on a node.
+// Command is what Exec runs on a node or a machine.
 type Command struct {
 	Argv []string
-	// Env is added to the node's environment.
+	// Env is added to the environment there.
 	Env []string
 	// Dir is where to run, "/" when empty or absent on the node.
 	Dir    string
@@ -63,7 +63,7 @@ func (c *Cluster) Exec(ctx context.Context, node string, cmd Command) (int, erro
 		if err := enterNode(pidfd); err != nil {
 			return 0, fmt.Errorf("enter %s: %w", node, err)
 		}
-		return run(ctx, cmd, cgroupDir)
+		return run(ctx, cmd, nodePath, slices.Concat(nodeEnv(), []string{"KUBECONFIG=" + kubeconfig}), cgroupDir)
 	})
 }
 
@@ -77,19 +77,19 @@ func enterNode(pidfd *os.File) error {
 		unix.CLONE_NEWUTS|unix.CLONE_NEWIPC|unix.CLONE_NEWCGROUP)
 }
 
-// run starts the command from the calling thread, in that thread's
-// namespaces, and waits for it.
-func run(ctx context.Context, c Command, cgroupDir *os.File) (int, error) {
+// run starts the command, which is looked for on a path, from the calling
+// thread, in that thread's namespaces, and waits for it.
+func run(ctx context.Context, c Command, path string, env []string, cgroupDir *os.File) (int, error) {
 	if len(c.Argv) == 0 {
 		return 0, errors.New("run: no command")
 	}
-	path, err := lookPath(c.Argv[0])
+	file, err := lookPath(c.Argv[0], path)
 	if err != nil {
 		return 0, err
 	}
-	cmd := exec.CommandContext(ctx, path, c.Argv[1:]...)
+	cmd := exec.CommandContext(ctx, file, c.Argv[1:]...)
 	cmd.Args[0] = c.Argv[0]
-	cmd.Env = slices.Concat(nodeEnv(), []string{"KUBECONFIG=" + kubeconfig}, c.Env)
+	cmd.Env = slices.Concat(env, c.Env)
 	cmd.Dir = "/"
 	if st, err := os.Stat(c.Dir); err == nil && st.IsDir() {
 		cmd.Dir = c.Dir
@@ -126,13 +126,12 @@ func run(ctx context.Context, c Command, cgroupDir *os.File) (int, error) {
 	return 0, err
 }
 
-// lookPath finds a command on the node's PATH, as the calling thread sees
-// the files.
-func lookPath(name string) (string, error) {
+// lookPath finds a command on a PATH, as the calling thread sees the files.
+func lookPath(name, path string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
-	for dir := range strings.SplitSeq(nodePath, ":") {
+	for dir := range strings.SplitSeq(path, ":") {
 		p := dir + "/" + name
 		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
 			return p, nil

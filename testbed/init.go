@@ -20,10 +20,11 @@ import (
 const (
 	initName     = "moot-testbed-init"
 	registryName = "moot-testbed-registry"
+	machineName  = "moot-testbed-machine"
 )
 
 // Reexec runs the role that this process was started for, when it is one of
-// the package's own (a node's init, a registry), and does not return then. A
+// the package's own (a node's init, a registry, a machine), and does not return then. A
 // program that makes clusters calls it first thing in main, or in TestMain.
 func Reexec() {
 	var err error
@@ -32,6 +33,8 @@ func Reexec() {
 		err = runInit()
 	case registryName:
 		err = runRegistry()
+	case machineName:
+		err = runMachine()
 	default:
 		return
 	}

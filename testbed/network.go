@@ -16,7 +16,7 @@ import (
 )
 
 // The bridge namespace answers at .1 of the subnet, registries have .2 to
-// .9, node nX has .10+X.
+// .9, node nX has .10+X, machines that are no nodes have .240 to .247.
 const (
 	bridgeName    = "br0"
 	nodeLink      = "eth0"
@@ -24,6 +24,8 @@ const (
 	maxRegistries = 8
 	firstNode     = 11
 	maxNodes      = 200
+	firstMachine  = 240
+	maxMachines   = 8
 )
 
 func host(subnet netip.Prefix, n int) netip.Addr {

@@ -172,8 +172,9 @@ func (c *Cluster) startDaemon(s *state, n *nodeState, env ...string) error {
 func (c *Cluster) daemonLog(node string) string { return c.path("nodes", node, "moot.log") }
 
 const (
-	nodePath   = binDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-	kubeconfig = "/var/lib/moot/kubeconfig"
+	machinePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	nodePath    = binDir + ":" + machinePath
+	kubeconfig  = "/var/lib/moot/kubeconfig"
 )
 
 // nodeEnv is the environment on a node: nothing of the caller's, lest a

@@ -33,6 +33,7 @@ type state struct {
 	Cgroups    []string          `json:"cgroups,omitempty"`    // controllers the root did not delegate then
 	Nodes      []*nodeState      `json:"nodes"`
 	Registries []*registryState  `json:"registries,omitempty"`
+	Machines   []*machineState   `json:"machines,omitempty"`
 	Cuts       []cutPair         `json:"cuts,omitempty"`
 }
 
@@ -64,6 +65,13 @@ type registryState struct {
 	Process  process    `json:"process"`
 	Username string     `json:"username"`
 	Password string     `json:"password"`
+}
+
+// machineState is one machine on the bridge that is no node.
+type machineState struct {
+	Name    string     `json:"name"`
+	Addr    netip.Addr `json:"addr"`
+	Process process    `json:"process"`
 }
 
 // cutPair is one pair of nodes that do not hear each other, A < B; or, one

@@ -111,6 +111,9 @@ func trials() []trial {
 		{"failover", "how long until a dead node's pods run elsewhere, and until the next leader acts", failoverTrial, 0},
 		{"blink", "a pause of a second and restarts of the daemon move nothing", blinkTrial, 0},
 		{"offline", "a node that boots with no network, all others down, runs its pods and serves", offlineTrial, 0},
+		{"services", "Services of every kind answer from everywhere, evenly, by their policies", servicesTrial, 3},
+		{"drop", "clients that connect every 10 ms notice no restart, and a dead node for a second", dropTrial, 3},
+		{"traces", "no eBPF program, map or link is left of a cluster that is gone", tracesTrial, 3},
 		{"stranger", "port scan, garbage, replayed packets, no token: nothing leaks, nothing crashes", strangerTrial, 0},
 	}
 }
@@ -127,7 +130,7 @@ func (set settings) run(ctx context.Context, name string) error {
 		if t.nodes > 0 {
 			set.nodes = t.nodes
 		}
-		o := scenario.Options{Bin: bin, Nodes: set.nodes, Out: os.Stdout, Patience: set.wait}
+		o := scenario.Options{Bin: bin, Nodes: set.nodes, Out: os.Stdout, Patience: set.wait, BPF: t.name == "traces"}
 		if set.logs != "" {
 			o.Logs = filepath.Join(set.logs, name)
 		}
@@ -230,6 +233,19 @@ func offlineTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
 	}
 	return nil
 }
+
+func servicesTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
+	return b.Services(ctx, 100, 1200)
+}
+
+// dropBound is generous: the figure is printed beside the promise.
+const dropBound = 10 * time.Second
+
+func dropTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
+	return b.Drop(ctx, dropBound)
+}
+
+func tracesTrial(ctx context.Context, b *scenario.Bed, _ settings) error { return b.Traces(ctx) }
 
 func strangerTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
 	if err := b.Stranger(ctx, b.Nodes[0], 30*time.Second, true); err != nil {

@@ -153,7 +153,7 @@ func deployment(name string, labels map[string]string, replicas int32) *appsv1.D
 						LabelSelector: &metav1.LabelSelector{MatchLabels: labels},
 					}},
 					Containers: []corev1.Container{{
-						Name: "web", Image: testbed.DemoImage, ImagePullPolicy: corev1.PullIfNotPresent,
+						Name: "web", Image: testbed.DemoImage, ImagePullPolicy: corev1.PullIfNotPresent, Env: whoEnv(),
 						ReadinessProbe: &corev1.Probe{
 							PeriodSeconds: 1,
 							ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/readyz", Port: intstr.FromInt32(8080)}},
@@ -163,6 +163,17 @@ func deployment(name string, labels map[string]string, replicas int32) *appsv1.D
 			},
 		},
 	}
+}
+
+// whoEnv lets the web app name its pod and its node.
+func whoEnv() []corev1.EnvVar {
+	var env []corev1.EnvVar
+	for _, v := range [][2]string{{"POD", "metadata.name"}, {"NODE", "spec.nodeName"}} {
+		env = append(env, corev1.EnvVar{Name: v[0], ValueFrom: &corev1.EnvVarSource{
+			FieldRef: &corev1.ObjectFieldSelector{FieldPath: v[1]},
+		}})
+	}
+	return env
 }
 
 // scale sets the replicas of a Deployment.

@@ -31,6 +31,9 @@ type Options struct {
 	// Logs is the directory that gets the daemons' whole logs after an error.
 	// Empty keeps none.
 	Logs string
+	// BPF compares the eBPF objects of the whole kernel before and after, too.
+	// Nothing else may load any in the meantime.
+	BPF bool
 }
 
 // Run makes a cluster, hands it to do, and takes it down. What is left of it
@@ -46,6 +49,12 @@ func Run(ctx context.Context, o Options, do func(context.Context, *Bed) error) (
 	before, err := leak.Take()
 	if err != nil {
 		return err
+	}
+	var bpf leak.Snapshot
+	if o.BPF {
+		if bpf, err = leak.BPF(); err != nil {
+			return err
+		}
 	}
 	dir, err := os.MkdirTemp("", "moot-scenario-")
 	if err != nil {
@@ -69,6 +78,9 @@ func Run(ctx context.Context, o Options, do func(context.Context, *Bed) error) (
 			err = errors.Join(err, b.lastWords(o.Progress))
 		}
 		err = errors.Join(err, end(c, dir, before))
+		if o.BPF && err == nil {
+			err = b.sameBPF(context.WithoutCancel(ctx), bpf)
+		}
 	}()
 	if err := b.up(ctx); err != nil {
 		return err

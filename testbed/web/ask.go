@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/mootkube/moot/testbed/caller"
@@ -25,9 +26,10 @@ type asker interface {
 }
 
 // ask is a client of a Service: "ask" makes a connection for each try, "hold"
-// keeps some open. It prints a caller.Report as JSON when it ends: after --tries
-// or --for, by SIGTERM, or, when none of these nor --listen is given, at the end
-// of its input. With --listen it reports while it runs, too:
+// keeps some open. Several addresses are asked side by side. For each it prints
+// a caller.Report as a line of JSON when it ends: after --tries or --for, by
+// SIGTERM, or, when none of these nor --listen is given, at the end of its input.
+// With --listen it reports while it runs, too, as a JSON list:
 //
 //	GET /peek   on the window so far
 //	GET /take   on the window, and begins the next
@@ -49,13 +51,17 @@ func ask(name string, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if flags.NArg() != 1 {
-		return fmt.Errorf("%s: one address is wanted", name)
+	if flags.NArg() == 0 {
+		return fmt.Errorf("%s: an address is wanted", name)
 	}
-	cfg.Address = flags.Arg(0)
-	a, err := newAsker(name, cfg, *conns)
-	if err != nil {
-		return err
+	var askers []asker
+	for _, address := range flags.Args() {
+		cfg.Address = address
+		a, err := newAsker(name, cfg, *conns)
+		if err != nil {
+			return err
+		}
+		askers = append(askers, a)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
@@ -73,12 +79,22 @@ func ask(name string, args []string) error {
 		if err != nil {
 			return err
 		}
-		go func() { _ = http.Serve(l, reports(a)) }()
+		go func() { _ = http.Serve(l, reports(askers)) }()
 	}
-	if err := a.Run(ctx); err != nil {
+	var all errgroup.Group
+	for _, a := range askers {
+		all.Go(func() error { return a.Run(ctx) })
+	}
+	if err := all.Wait(); err != nil {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(a.Take())
+	out := json.NewEncoder(os.Stdout)
+	for _, a := range askers {
+		if err := out.Encode(a.Take()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func newAsker(name string, cfg caller.Config, conns int) (asker, error) {
@@ -88,9 +104,18 @@ func newAsker(name string, cfg caller.Config, conns int) (asker, error) {
 	return caller.New(cfg)
 }
 
-func reports(a asker) http.Handler {
+func reports(askers []asker) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /peek", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.Peek()) })
-	mux.HandleFunc("GET /take", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, a.Take()) })
+	each := func(path string, report func(asker) caller.Report) {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+			var all []caller.Report
+			for _, a := range askers {
+				all = append(all, report(a))
+			}
+			writeJSON(w, all)
+		})
+	}
+	each("/peek", asker.Peek)
+	each("/take", asker.Take)
 	return mux
 }
