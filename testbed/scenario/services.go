@@ -91,6 +91,7 @@ func (s *shop) parts() []part {
 		{"type changed in place", s.turn},
 		{"SCTP", s.sctp},
 		{"every API server to every pod", s.proxied},
+		{"every API server to a webhook", s.hooked},
 	}
 }
 

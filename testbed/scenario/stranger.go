@@ -3,16 +3,11 @@ package scenario
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	mrand "math/rand/v2"
 	"net"
 	"os"
@@ -280,7 +275,7 @@ func (b *Bed) throwGarbage(ctx, others context.Context, addr string, count *int)
 // throwHandshakes speaks TLS, by every protocol, with no certificate and with
 // one of its own. Where a handshake may succeed, nothing may follow.
 func (b *Bed) throwHandshakes(ctx, others context.Context, addr string, count *int) error {
-	own, err := selfSigned()
+	own, err := selfSigned("n1", x509.ExtKeyUsageClientAuth)
 	if err != nil {
 		return err
 	}
@@ -312,23 +307,6 @@ func (b *Bed) throwHandshakes(ctx, others context.Context, addr string, count *i
 		}
 		return nil
 	})
-}
-
-func selfSigned() (tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "n1"}, DNSNames: []string{"n1"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }
 
 // throwDatagrams sends noise of every length, by turns with the first byte of
