@@ -114,19 +114,26 @@ func loadSockets(cfg Config) (coll *ebpf.Collection, fresh bool, err error) {
 		return nil, false, fmt.Errorf("set network namespace: %w", err)
 	}
 	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: cfg.Pins}}
-	coll, err = ebpf.NewCollectionWithOptions(spec, opts)
+	coll, err = load("socket programs", spec, opts)
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
 		cfg.Log.Info("maps are made anew: their layout is another", "err", err)
 		fresh = true
 		if err := removePins(cfg.Pins, sharedMaps[:]); err != nil {
 			return nil, false, err
 		}
-		coll, err = ebpf.NewCollectionWithOptions(spec, opts)
+		coll, err = load("socket programs", spec, opts)
 	}
+	return coll, fresh, err
+}
+
+// load puts the programs into the kernel. What the verifier says against one is
+// in the error, as [*ebpf.VerifierError]; %+v of that shows all of its log.
+func load(what string, spec *ebpf.CollectionSpec, opts ebpf.CollectionOptions) (*ebpf.Collection, error) {
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
-		return nil, false, fmt.Errorf("load socket programs: %w", err)
+		return nil, fmt.Errorf("load %s: %w", what, err)
 	}
-	return coll, fresh, nil
+	return coll, nil
 }
 
 // netnsCookie returns what the programs know this network namespace by.
@@ -200,6 +207,11 @@ func (b *Balancer) SetAddresses(own []netip.Addr) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	m, want := b.coll.Maps["moot_addresses"], map[[16]byte]bool{}
+	for _, addr := range own {
+		if !addr.IsValid() || addr.IsUnspecified() {
+			return fmt.Errorf("add own address %q: not an address", addr)
+		}
+	}
 	for _, addr := range own {
 		want[addr.As16()] = true
 		if err := m.Put(addr.As16(), uint8(1)); err != nil {

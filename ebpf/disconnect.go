@@ -35,14 +35,17 @@ type endpoint struct {
 // targets says for each endpoint whether only what is opening to it is ended.
 type targets map[endpoint]bool
 
-func targetsOf(gone []Target) targets {
+func targetsOf(gone []Target) (targets, error) {
 	out := targets{}
 	for _, t := range gone {
+		if !t.Addr.IsValid() {
+			return nil, fmt.Errorf("disconnect %s from %q: not an address and port", t.Protocol, t.Addr)
+		}
 		at := endpoint{netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port()), t.Protocol}
 		opening, twice := out[at]
 		out[at] = t.Opening && (opening || !twice)
 	}
-	return out
+	return out, nil
 }
 
 // Disconnect destroys the sockets that a Service led to one of the backends, in
@@ -54,7 +57,10 @@ func targetsOf(gone []Target) targets {
 // A connection from outside that is still opening is not forgotten here: the
 // programs lead it elsewhere once its backend has left the frontend.
 func (b *Balancer) Disconnect(ctx context.Context, gone []Target) (int, error) {
-	dead := targetsOf(gone)
+	dead, err := targetsOf(gone)
+	if err != nil {
+		return 0, err
+	}
 	b.destroying.Lock()
 	defer b.destroying.Unlock()
 	destroyHere := b.destroyer(dead)

@@ -36,11 +36,11 @@ func loadIterators(origins *ebpf.Map) (*iterators, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read socket iterators: %w", err)
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+	coll, err := load("socket iterators", spec, ebpf.CollectionOptions{
 		MapReplacements: map[string]*ebpf.Map{"moot_origins": origins},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load socket iterators: %w", err)
+		return nil, err
 	}
 	it := &iterators{coll: coll}
 	for _, name := range []string{"moot_destroy_tcp", "moot_destroy_udp"} {

@@ -45,7 +45,7 @@ func openPackets(pins string, shared map[string]*ebpf.Map, noTCX bool, log *slog
 		}
 	}
 	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}, MapReplacements: replace}
-	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	coll, err := load("packet programs", spec, opts)
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
 		log.Warn("open connections from outside are forgotten: their layout is another", "err", err)
 		for _, name := range ownMaps {
@@ -53,10 +53,10 @@ func openPackets(pins string, shared map[string]*ebpf.Map, noTCX bool, log *slog
 				return nil, fmt.Errorf("remove map of another layout: %w", err)
 			}
 		}
-		coll, err = ebpf.NewCollectionWithOptions(spec, opts)
+		coll, err = load("packet programs", spec, opts)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load packet programs: %w", err)
+		return nil, err
 	}
 	if !noTCX && !haveTCX(coll.Programs["moot_uplink_in"]) {
 		noTCX = true

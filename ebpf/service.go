@@ -1,7 +1,6 @@
 package ebpf
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -72,21 +71,51 @@ type Service struct {
 	Sources []netip.Prefix
 }
 
+// maxBackends is how many one frontend can have: what a Maglev table has room for.
+const maxBackends = 65521
+
+// plain says whether it is an address and port, with no zone, that is written in
+// one way only.
+func plain(at netip.AddrPort) bool {
+	return at.IsValid() && at.Port() != 0 && at.Addr().Zone() == "" && !at.Addr().Is4In6()
+}
+
 // valid says whether frontend and service belong together.
 func valid(f Frontend, s Service) error {
-	if !f.Addr.Addr().IsValid() || f.Addr.Port() == 0 {
+	if err := f.valid(); err != nil {
+		return err
+	}
+	for _, b := range s.Backends {
+		if !plain(b.Addr) || b.Addr.Addr().IsUnspecified() || b.Addr.Addr().Is4() != f.Addr.Addr().Is4() {
+			return fmt.Errorf("frontend %s: backend %s: not an address and port of its family", f, b.Addr)
+		}
+	}
+	if len(s.Backends) > maxBackends {
+		return fmt.Errorf("frontend %s: %d backends, more than %d", f, len(s.Backends), maxBackends)
+	}
+	if len(s.Sources) > 0 && f.Side != Outside {
+		return fmt.Errorf("frontend %s: clients are told by their addresses from outside only", f)
+	}
+	for _, p := range s.Sources {
+		if !p.IsValid() {
+			return fmt.Errorf("frontend %s: source %s: not a range of addresses", f, p)
+		}
+	}
+	if s.Affinity < 0 {
+		return fmt.Errorf("frontend %s: affinity %s: negative", f, s.Affinity)
+	}
+	return nil
+}
+
+func (f Frontend) valid() error {
+	if !plain(f.Addr) {
 		return fmt.Errorf("frontend %s: not an address and port", f)
 	}
 	if f.Protocol != TCP && f.Protocol != UDP {
 		return fmt.Errorf("frontend %s: only TCP and UDP are balanced", f)
 	}
 	if f.Side != Inside && f.Side != Outside {
-		return errors.New("frontend " + f.String() + ": side unknown")
-	}
-	for _, b := range s.Backends {
-		if !b.Addr.IsValid() || b.Addr.Port() == 0 || b.Addr.Addr().Is4() != f.Addr.Addr().Is4() {
-			return fmt.Errorf("frontend %s: backend %s: not an address and port of its family", f, b.Addr)
-		}
+		return fmt.Errorf("frontend %s %s: side %d unknown", f.Protocol, f.Addr, f.Side)
 	}
 	return nil
 }

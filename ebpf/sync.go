@@ -34,12 +34,17 @@ type change struct {
 // frontend, and all else is done.
 func (b *Balancer) Apply(set map[Frontend]Service, gone []Frontend) error {
 	keys := make([]frontendKey, 0, len(gone))
+	var errs []error
 	for _, f := range gone {
+		if err := f.valid(); err != nil {
+			errs = append(errs, fmt.Errorf("take away: %w", err))
+			continue
+		}
 		keys = append(keys, keyOf(f))
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return errors.Join(b.dropLocked(keys), b.setLocked(set))
+	return errors.Join(append(errs, b.dropLocked(keys), b.setLocked(set))...)
 }
 
 // Resync makes the maps hold exactly want. It goes by what it wrote or adopted:
@@ -47,7 +52,9 @@ func (b *Balancer) Apply(set map[Frontend]Service, gone []Frontend) error {
 func (b *Balancer) Resync(want map[Frontend]Service) error {
 	keep := map[frontendKey]bool{}
 	for f := range want {
-		keep[keyOf(f)] = true
+		if f.valid() == nil { // else told below
+			keep[keyOf(f)] = true
+		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
