@@ -16,7 +16,7 @@ import (
 // several kinds are asked, a daemon is killed, one is stopped, and a node
 // crashes. With [Options.BPF], Run compares what the kernel holds afterwards.
 func (b *Bed) Traces(ctx context.Context) error {
-	s, err := b.openShop(ctx, 10, 0)
+	s, err := b.openShop(ctx, 20, 0)
 	if err != nil {
 		return err
 	}
