@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -41,6 +42,8 @@ type Network struct {
 type Agent struct {
 	cfg    Config
 	client kubernetes.Interface
+
+	networks atomic.Pointer[map[string][]netip.Prefix]
 
 	// The rest is the loop's.
 	told    string             // the last message on the Node
@@ -167,6 +170,8 @@ func (a *Agent) reconcile(ctx context.Context, nodes listers.NodeLister) (Networ
 		peers = append(peers, peerOf(n))
 	}
 	claimed := a.claimNetworks(ctx, list, peers)
+	networks := networksOf(peers, a.cfg.Mode)
+	a.networks.Store(&networks)
 	plan := a.terrain().plan(peers)
 	for _, c := range plan.clashes {
 		if c.lost != a.cfg.NodeName {
@@ -215,6 +220,15 @@ func (a *Agent) reconcile(ctx context.Context, nodes listers.NodeLister) (Networ
 		return network, err
 	}
 	return network, moved
+}
+
+// Networks tells for each node where it and its pods have their addresses, as
+// far as that is known yet. What it returns must not be changed.
+func (a *Agent) Networks() map[string][]netip.Prefix {
+	if networks := a.networks.Load(); networks != nil {
+		return *networks
+	}
+	return nil
 }
 
 func (a *Agent) terrain() terrain {

@@ -92,41 +92,66 @@ type terrain struct {
 	ways      func(netip.Addr) way // to another node's address
 }
 
+// holding is a pod network with the node that has it.
+type holding struct {
+	cidr  netip.Prefix
+	owner peer
+}
+
+// holdingsOf settles whose each pod network is: the older node's. The outcome does
+// not depend on the order of peers.
+func holdingsOf(peers []peer) (held []holding, clashes []clash) {
+	for _, p := range byAge(peers) {
+		for _, cidr := range p.podCIDRs {
+			i := slices.IndexFunc(held, func(h holding) bool { return h.cidr.Overlaps(cidr) })
+			if i >= 0 {
+				clashes = append(clashes, clash{cidr: cidr, winner: held[i].owner.name, lost: p.name})
+				continue
+			}
+			held = append(held, holding{cidr: cidr, owner: p})
+		}
+	}
+	return held, clashes
+}
+
+// networksOf is where each node and its pods have their addresses.
+func networksOf(peers []peer, mode Mode) map[string][]netip.Prefix {
+	out := map[string][]netip.Prefix{}
+	for _, p := range peers {
+		for _, a := range p.addrs {
+			out[p.name] = append(out[p.name], netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	if mode == ModeNone {
+		return out // another plugin may take pods' addresses from elsewhere
+	}
+	held, _ := holdingsOf(peers)
+	for _, h := range held {
+		out[h.owner.name] = append(out[h.owner.name], h.cidr)
+	}
+	return out
+}
+
 // plan decides from all nodes of the cluster what this node routes where. The
 // outcome does not depend on the order of peers.
 func (t terrain) plan(peers []peer) routePlan {
-	peers = byAge(peers)
 	plan := routePlan{routes: map[netip.Prefix]hop{}, tunnels: map[netip.Addr]tunnel{}}
-	type claim struct {
-		cidr  netip.Prefix
-		owner string
-	}
-	var claims []claim
-	type far struct {
-		peer peer
-		cidr netip.Prefix
-	}
-	var others []far
 	for _, p := range peers {
 		if p.name != t.self {
 			plan.members = append(plan.members, p.addrs...)
 		}
-		for _, cidr := range p.podCIDRs {
-			i := slices.IndexFunc(claims, func(c claim) bool { return c.cidr.Overlaps(cidr) })
-			if i >= 0 {
-				plan.clashes = append(plan.clashes, clash{cidr: cidr, winner: claims[i].owner, lost: p.name})
-				continue
-			}
-			claims = append(claims, claim{cidr: cidr, owner: p.name})
-			if p.name == t.self {
-				plan.own = append(plan.own, cidr)
-			} else {
-				others = append(others, far{p, cidr})
-			}
+	}
+	held, clashes := holdingsOf(peers)
+	plan.clashes = clashes
+	for _, h := range held {
+		if h.owner.name == t.self {
+			plan.own = append(plan.own, h.cidr)
 		}
 	}
-	for _, o := range others {
-		t.route(&plan, o.peer, o.cidr)
+	for _, h := range held {
+		if h.owner.name != t.self {
+			t.route(&plan, h.owner, h.cidr)
+		}
 	}
 	slices.SortFunc(plan.members, netip.Addr.Compare)
 	plan.members = slices.Compact(plan.members)

@@ -35,6 +35,26 @@ func direct(self string) terrain {
 	return terrain{self: self, mode: ModeAuto, ways: func(netip.Addr) way { return wayDirect }}
 }
 
+func TestNetworksOf(t *testing.T) {
+	peers := []peer{
+		testPeer("young", 1, "10.0.0.3", "10.42.1.0/24"), // clashes with the older n2
+		testPeer("n1", 5, "fd00::1", "10.42.0.0/24", "fd42::/64"),
+		testPeer("n2", 4, "", "10.42.1.0/24"), // no address yet
+	}
+	for mode, want := range map[Mode]map[string][]netip.Prefix{
+		ModeAuto: {
+			"n1":    {cidr("fd00::1/128"), cidr("10.42.0.0/24"), cidr("fd42::/64")},
+			"n2":    {cidr("10.42.1.0/24")},
+			"young": {cidr("10.0.0.3/32")},
+		},
+		ModeNone: {"n1": {cidr("fd00::1/128")}, "young": {cidr("10.0.0.3/32")}},
+	} {
+		if got := networksOf(peers, mode); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, want %v", mode, got, want)
+		}
+	}
+}
+
 func TestPlanRoutes(t *testing.T) {
 	peers := []peer{
 		testPeer("n1", 5, "10.0.0.1", "10.42.0.0/24"),
