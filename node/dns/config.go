@@ -16,18 +16,23 @@ type Config struct {
 	Kubeconfig string       // of a member of pki.GroupDNS, see [Objects]
 	StateDir   string       // where the last configuration that loaded is kept
 	ResolvConf []string     // resolver configurations of the host, best first
+	// Doubt tells how little this node counts on who has an address: 0 is not to
+	// doubt it. It is called for every address in an answer about the cluster.
+	Doubt func(netip.Addr) int
 	// RestoreKlog is called after every load of a configuration, to make klog's
 	// global logger what it was. CoreDNS replaces it and cannot be told not to.
 	RestoreKlog func()
 	Log         *slog.Logger
 }
 
-// DefaultConfig returns a configuration with the usual paths.
+// DefaultConfig returns a configuration with the usual paths, for a node that
+// doubts nobody.
 func DefaultConfig() Config {
 	return Config{
 		Domain:     "cluster.local",
 		StateDir:   "/var/lib/moot/dns",
 		ResolvConf: HostResolvConfs(),
+		Doubt:      func(netip.Addr) int { return 0 },
 		Log:        slog.Default(),
 	}
 }
@@ -55,8 +60,8 @@ func (c *Config) Validate() error {
 			add("path %q: must be absolute", path)
 		}
 	}
-	if c.Log == nil {
-		add("logger: not set")
+	if c.Doubt == nil || c.Log == nil {
+		add("doubt or logger: not set")
 	}
 	return errors.Join(errs...)
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/coredns/caddy/caddyfile"
-	"github.com/coredns/coredns/core/dnsserver"
 )
 
 // DefaultCorefile is the configuration a cluster starts with, for users to edit
@@ -70,7 +69,7 @@ func rewrite(corefile string, custom map[string]string, env surroundings) (out s
 	if err := checkImports(text); err != nil {
 		return "", nil, err
 	}
-	blocks, err := caddyfile.Parse("Corefile", strings.NewReader(text), dnsserver.Directives)
+	blocks, err := caddyfile.Parse("Corefile", strings.NewReader(text), directives())
 	if err != nil {
 		return "", nil, fmt.Errorf("parse Corefile: %w", err)
 	}
@@ -155,8 +154,10 @@ func adapt(directives map[string][]caddyfile.Token, env surroundings) (notes []s
 		}
 		directives["bind"] = bind
 	}
+	delete(directives, waryName)
 	if tokens, used := directives["kubernetes"]; used {
 		directives["kubernetes"] = withKubeconfig(tokens, env.kubeconfig)
+		directives[waryName] = waryOf(tokens)
 	}
 	if tokens, used := directives["forward"]; used {
 		forward, dropped := withUpstream(tokens, env.resolvConf)
@@ -185,6 +186,22 @@ func withKubeconfig(tokens []caddyfile.Token, kubeconfig string) []caddyfile.Tok
 		return slices.Concat(tokens, []caddyfile.Token{{Text: "{", Line: line}}, option, []caddyfile.Token{{Text: "}", Line: line + 2}})
 	}
 	return slices.Concat(tokens[:last], option, []caddyfile.Token{{Text: "}", Line: line + 2}})
+}
+
+// waryOf is the directive of the wary plugin for the zones of the kubernetes
+// plugin in the same block.
+func waryOf(kubernetes []caddyfile.Token) []caddyfile.Token {
+	out := []caddyfile.Token{{Text: waryName, Line: 1}}
+	for i, t := range kubernetes {
+		if i == 0 {
+			continue
+		}
+		if t.Text == "{" || newLine(kubernetes[i-1], t) {
+			break
+		}
+		out = append(out, caddyfile.Token{Text: t.Text, Line: 1})
+	}
+	return out
 }
 
 // withUpstream points the forward directives that name the host's resolver

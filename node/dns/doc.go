@@ -16,6 +16,10 @@
 // load changes nothing: the one before stays, at a start the last one that
 // loaded, and the reason goes to the log.
 //
+// What a Corefile answers about the cluster passes [wary] on its way out: pods
+// of nodes that this node does not hear from are left out of it at once, while
+// the EndpointSlices wait for the leader.
+//
 // CoreDNS's plugins log through the standard logger, and the kubernetes plugin
 // takes klog's global logger at every load; [Config.RestoreKlog] gives it back.
 //

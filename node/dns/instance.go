@@ -3,6 +3,7 @@ package dns
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -15,10 +16,11 @@ type instance struct {
 	running     *caddy.Instance
 	corefile    string // what runs, rewritten
 	lastGood    string // file that keeps it
+	doubt       func(netip.Addr) int
 	restoreKlog func()
 }
 
-func newInstance(stateDir string, restoreKlog func()) *instance {
+func newInstance(stateDir string, doubt func(netip.Addr) int, restoreKlog func()) *instance {
 	if restoreKlog == nil {
 		restoreKlog = func() {}
 	}
@@ -28,7 +30,7 @@ func newInstance(stateDir string, restoreKlog func()) *instance {
 		restoreKlog()
 		return nil
 	})
-	return &instance{lastGood: filepath.Join(stateDir, "Corefile"), restoreKlog: restoreKlog}
+	return &instance{lastGood: filepath.Join(stateDir, "Corefile"), doubt: doubt, restoreKlog: restoreKlog}
 }
 
 // load makes CoreDNS run corefile. When that fails, what ran before runs on.
@@ -43,6 +45,9 @@ func (i *instance) load(corefile string) (err error) {
 			err = fmt.Errorf("load Corefile: %v", r)
 		}
 	}()
+	if err := registerWary(i.doubt); err != nil {
+		return err
+	}
 	caddy.Quiet, dnsserver.Quiet = true, true
 	input := caddy.CaddyfileInput{Filepath: "Corefile", Contents: []byte(corefile), ServerTypeName: "dns"}
 	var next *caddy.Instance

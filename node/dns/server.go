@@ -61,7 +61,7 @@ func (s *Server) Run(ctx context.Context, ready func()) (err error) {
 	defer cancel()
 	source.start(ctx)
 
-	dns := newInstance(s.cfg.StateDir, s.cfg.RestoreKlog)
+	dns := newInstance(s.cfg.StateDir, s.cfg.Doubt, s.cfg.RestoreKlog)
 	defer func() { err = errors.Join(err, dns.stop()) }()
 	if !source.waitSynced(ctx, waitConfig) {
 		s.cfg.Log.Warn("DNS configuration cannot be read from the API yet, starting without it")
