@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 // How long a part may take to stop before it is left behind.
 const (
 	quickStop = 5 * time.Second
+	dnsStop   = 7 * time.Second // CoreDNS gives queries in flight 5 of them
 	slowStop  = 30 * time.Second
 )
 
@@ -48,7 +50,7 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *repl
 	if err != nil {
 		return err
 	}
-	networkPart, gateways, err := n.networkPart(keys, r, m)
+	networkPart, pods, err := n.networkPart(keys, r, m)
 	if err != nil {
 		return err
 	}
@@ -79,7 +81,7 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *repl
 	n.control.open(n.controls(keys, r, m, rotation))
 	// The pod network is known once the kubelet has registered the node and
 	// the controllers have given it a range, so these become ready together.
-	return s.start(ctx, n.leadPart(keys, exits, r.agent), n.conflictPart(keys, r), n.orphanPart(r), proxyPart, networkPart, n.dnsPart(keys, gateways), volumePart, kubeletPart)
+	return s.start(ctx, n.leadPart(keys, exits, r.agent), n.conflictPart(keys, r), n.orphanPart(r), proxyPart, networkPart, n.dnsPart(keys, r.agent, pods), volumePart, kubeletPart)
 }
 
 // untilReady makes a part's function of one that closes a channel when ready.
@@ -177,8 +179,13 @@ func (n *Node) systemdCgroup() bool {
 	return n.cfg.CgroupDriver == "systemd" || n.cfg.CgroupDriver == "auto" && runtime.SystemdCgroups()
 }
 
-// networkPart also hands on, once, the addresses that DNS can listen on.
-func (n *Node) networkPart(keys *pki.Bundle, r *replica, m *membership) (part, <-chan []netip.Addr, error) {
+// podNetwork is what DNS is told by the pod network.
+type podNetwork struct {
+	gateways <-chan []netip.Addr // where DNS can listen, each time it is elsewhere
+	networks func() map[string][]netip.Prefix
+}
+
+func (n *Node) networkPart(keys *pki.Bundle, r *replica, m *membership) (part, podNetwork, error) {
 	cfg := mootnet.DefaultConfig()
 	cfg.NodeName, cfg.NodeIPs, cfg.Log = n.cfg.NodeName, n.cfg.nodeIPs(), n.log
 	cfg.ClusterCIDRs = n.cfg.ClusterCIDR.All()
@@ -195,7 +202,7 @@ func (n *Node) networkPart(keys *pki.Bundle, r *replica, m *membership) (part, <
 	}
 	agent, err := mootnet.New(cfg)
 	if err != nil {
-		return part{}, nil, err
+		return part{}, podNetwork{}, err
 	}
 	gateways := make(chan []netip.Addr, 1)
 	return part{name: "pod network", stopWithin: quickStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
@@ -207,15 +214,21 @@ func (n *Node) networkPart(keys *pki.Bundle, r *replica, m *membership) (part, <
 			gateways <- net.Gateways
 			ready()
 		})
-	})}, gateways, nil
+	})}, podNetwork{gateways: gateways, networks: agent.Networks}, nil
 }
 
 // dnsPart starts the server anew when it has other addresses to listen on.
-func (n *Node) dnsPart(keys *pki.Bundle, gateways <-chan []netip.Addr) part {
-	return part{name: "DNS", stopWithin: quickStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
+func (n *Node) dnsPart(keys *pki.Bundle, agent *gossip.Agent, pods podNetwork) part {
+	return part{name: "DNS", stopWithin: dnsStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
+		doubts := newAddressDoubts(agent, pods.networks)
+		var watch sync.WaitGroup
+		defer watch.Wait()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		watch.Go(func() { doubts.follow(ctx) })
 		var listen []netip.Addr
 		select {
-		case listen = <-gateways:
+		case listen = <-pods.gateways:
 		case <-ctx.Done():
 			return nil
 		}
@@ -224,10 +237,10 @@ func (n *Node) dnsPart(keys *pki.Bundle, gateways <-chan []netip.Addr) part {
 			var group errgroup.Group
 			group.Go(func() error {
 				defer end()
-				return n.serveDNS(serving, keys, listen, ready)
+				return n.serveDNS(serving, keys, listen, doubts.of, ready)
 			})
 			select {
-			case listen = <-gateways:
+			case listen = <-pods.gateways:
 				end()
 			case <-serving.Done():
 			}
@@ -239,9 +252,9 @@ func (n *Node) dnsPart(keys *pki.Bundle, gateways <-chan []netip.Addr) part {
 	})}
 }
 
-func (n *Node) serveDNS(ctx context.Context, keys *pki.Bundle, listen []netip.Addr, ready func()) error {
+func (n *Node) serveDNS(ctx context.Context, keys *pki.Bundle, listen []netip.Addr, doubt func(netip.Addr) int, ready func()) error {
 	cfg := dns.DefaultConfig()
-	cfg.Listen = listen
+	cfg.Listen, cfg.Doubt = listen, doubt
 	cfg.NodeName, cfg.Domain, cfg.Kubeconfig, cfg.Log = n.cfg.NodeName, n.cfg.ClusterDomain, keys.DNS, n.log
 	cfg.StateDir = filepath.Join(n.cfg.DataDir, "dns")
 	cfg.RestoreKlog = func() { redirectUpstreamLogs(n.log) }
