@@ -29,7 +29,7 @@ YEARS ?= 20000
 
 ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline services drop traces stranger)
 
-.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-services bench-nodeport sim sim-years conformance vm up down demo \
+.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-services bench-nodeport sim sim-years conformance vm verify-kernels up down demo \
 	accept $(ACCEPT) bin/accept
 
 help: ## print this
@@ -105,6 +105,9 @@ conformance: build ## upstream's conformance suite, unmodified, on three nodes (
 
 vm: build ## boot a stock Debian 12 under software emulation and try a node in it (root, 20 minutes)
 	testbed/vm/boot --install
+
+verify-kernels: ## load every eBPF program on Debian 12's 6.1 kernel under QEMU and try it there (root, 15 minutes)
+	GO="$(GO)" testbed/vm/kernels --install
 
 bin/accept: build
 	@$(GO) build -o $@ ./testbed/accept
