@@ -106,7 +106,7 @@ conformance: build ## upstream's conformance suite, unmodified, on three nodes (
 vm: build ## boot a stock Debian 12 under software emulation and try a node in it (root, 20 minutes)
 	testbed/vm/boot --install
 
-verify-kernels: ## load every eBPF program on Debian 12's 6.1 kernel under QEMU and try it there (root, 15 minutes)
+verify-kernels: ## load every eBPF program on Debian 12's 6.1 kernel under QEMU and try it there (root, 20 minutes)
 	GO="$(GO)" testbed/vm/kernels --install
 
 bin/accept: build
