@@ -35,12 +35,10 @@ type figures struct {
 var places = [...]string{"node", "pod"}
 
 func compare(ctx context.Context, s settings) error {
-	load, err := os.ReadFile("/proc/loadavg")
+	before, err := load()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s, %d processors, load %s before; %d rounds\n", time.Now().UTC().Format(time.DateOnly),
-		runtime.NumCPU(), strings.Fields(string(load))[0], s.rounds)
 	var all []row
 	for _, n := range s.services {
 		fmt.Fprintf(os.Stderr, "%s %d Services\n", time.Now().Format(time.TimeOnly), n)
@@ -50,8 +48,20 @@ func compare(ctx context.Context, s settings) error {
 		}
 		all = append(all, r)
 	}
+	after, err := load()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s, %d processors, load %s before and %s after; %d rounds\n", time.Now().UTC().Format(time.DateOnly),
+		runtime.NumCPU(), before, after, s.rounds)
 	report(all, s)
 	return nil
+}
+
+// load returns the machine's load over the last minute.
+func load() (string, error) {
+	raw, err := os.ReadFile("/proc/loadavg")
+	return strings.SplitN(string(raw), " ", 2)[0], err
 }
 
 // measure measures all sides with n Services.
@@ -59,7 +69,7 @@ func measure(ctx context.Context, n int, s settings) (r row, err error) {
 	r.services = n
 	var running []*figures
 	defer func() {
-		for _, f := range r.sides {
+		for _, f := range running {
 			err = errors.Join(err, f.side.stop())
 		}
 	}()
@@ -72,11 +82,17 @@ func measure(ctx context.Context, n int, s settings) (r row, err error) {
 		r.sides = append(r.sides, f)
 		if v.unstarted == nil {
 			running = append(running, f)
-		} else {
-			fmt.Fprintf(os.Stderr, "%s with %d Services is left out: %v\n", name, n, v.unstarted)
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "%s with %d Services is left out: %v\n", name, n, v.unstarted)
+		if err := v.stop(); err != nil {
+			return r, err
 		}
 	}
 	for round := range s.rounds {
+		if len(running) == 0 {
+			break
+		}
 		// None always goes first.
 		order := slices.Concat(running[round%len(running):], running[:round%len(running)])
 		for place := range places {
