@@ -106,6 +106,9 @@ func TestUnchangedFrontendsAreNotWritten(t *testing.T) {
 			before := b.held[keyOf(f)].service
 			s := shop()[f]
 			change(&s)
+			if len(s.Sources) > 0 && f.Side == Inside {
+				continue // refused there
+			}
 			next := b.next
 			if err := b.Apply(map[Frontend]Service{f: s}, nil); err != nil {
 				t.Fatal(err)
