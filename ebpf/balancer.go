@@ -114,6 +114,9 @@ func loadSockets(cfg Config) (coll *ebpf.Collection, fresh bool, err error) {
 		return nil, false, fmt.Errorf("set network namespace: %w", err)
 	}
 	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: cfg.Pins}}
+	if err := setSizes(spec, cfg.Pins); err != nil {
+		return nil, false, err
+	}
 	coll, err = load("socket programs", spec, opts)
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
 		cfg.Log.Info("maps are made anew: their layout is another", "err", err)
@@ -127,8 +130,12 @@ func loadSockets(cfg Config) (coll *ebpf.Collection, fresh bool, err error) {
 }
 
 // load puts the programs into the kernel. What the verifier says against one is
-// in the error, as [*ebpf.VerifierError]; %+v of that shows all of its log.
+// in the error, as [*ebpf.VerifierError]; %+v of that shows all of its log. Maps
+// that replace those of spec keep their sizes.
 func load(what string, spec *ebpf.CollectionSpec, opts ebpf.CollectionOptions) (*ebpf.Collection, error) {
+	for name, m := range opts.MapReplacements {
+		spec.Maps[name].MaxEntries = m.MaxEntries()
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", what, err)
@@ -215,7 +222,7 @@ func (b *Balancer) SetAddresses(own []netip.Addr) error {
 	for _, addr := range own {
 		want[addr.As16()] = true
 		if err := m.Put(addr.As16(), uint8(1)); err != nil {
-			return fmt.Errorf("add own address %s: %w", addr, full(err))
+			return fmt.Errorf("add own address %s: %w", addr, full(m, err))
 		}
 	}
 	var key [16]byte

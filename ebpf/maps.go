@@ -140,9 +140,9 @@ func affinitySeconds(d time.Duration) uint32 {
 }
 
 // full says in words what the kernel answers when a map has no room.
-func full(err error) error {
+func full(m *ebpf.Map, err error) error {
 	if errors.Is(err, syscall.E2BIG) || errors.Is(err, syscall.ENOSPC) {
-		return fmt.Errorf("the map is full: %w", err)
+		return fmt.Errorf("the map is full: %s has room for %d entries: %w", m, m.MaxEntries(), err)
 	}
 	return err
 }
@@ -157,13 +157,13 @@ func putAll[K, V any](m *ebpf.Map, keys []K, values []V) error {
 		if _, err := m.BatchUpdate(keys[:n], values[:n], nil); errors.Is(err, ebpf.ErrNotSupported) {
 			break
 		} else if err != nil {
-			return full(err)
+			return full(m, err)
 		}
 		keys, values = keys[n:], values[n:]
 	}
 	for i, key := range keys {
 		if err := m.Put(key, values[i]); err != nil {
-			return full(err)
+			return full(m, err)
 		}
 	}
 	return nil

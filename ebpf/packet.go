@@ -45,6 +45,9 @@ func openPackets(pins string, shared map[string]*ebpf.Map, noTCX bool, log *slog
 		}
 	}
 	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}, MapReplacements: replace}
+	if err := setSizes(spec, pins); err != nil {
+		return nil, err
+	}
 	coll, err := load("packet programs", spec, opts)
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
 		log.Warn("open connections from outside are forgotten: their layout is another", "err", err)

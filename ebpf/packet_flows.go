@@ -93,7 +93,7 @@ func (p *packets) setSources(want map[uint32]device) error {
 	m := p.coll.Maps["moot_devices"]
 	for index, d := range want {
 		if err := m.Put(index, d); err != nil {
-			return fmt.Errorf("set addresses of device %d: %w", index, err)
+			return fmt.Errorf("set addresses of device %d: %w", index, full(m, err))
 		}
 	}
 	var gone []uint32

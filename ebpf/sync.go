@@ -224,8 +224,9 @@ func (b *Balancer) write(some []*change) error {
 			return fmt.Errorf("write members: %w", err)
 		}
 		for key := range c.next.sources {
-			if err := b.coll.Maps["moot_sources"].Put(key, uint8(1)); err != nil {
-				return fmt.Errorf("write sources: %w", full(err))
+			m := b.coll.Maps["moot_sources"]
+			if err := m.Put(key, uint8(1)); err != nil {
+				return fmt.Errorf("write sources: %w", full(m, err))
 			}
 		}
 	}

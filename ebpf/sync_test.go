@@ -189,7 +189,7 @@ func TestNoRoomFailsOnlyWhoHasNone(t *testing.T) {
 		return
 	}
 	b := openNode(t, cfg)
-	small, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 20, MaxEntries: 300, Flags: 1})
+	small, err := ebpf.NewMap(&ebpf.MapSpec{Name: "moot_slots", Type: ebpf.Hash, KeySize: 8, ValueSize: 20, MaxEntries: 300, Flags: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestNoRoomFailsOnlyWhoHasNone(t *testing.T) {
 		want[Frontend{Addr: netip.AddrPortFrom(addr, 80), Protocol: TCP}] = Service{Name: "shop/web", Backends: backendsOf(1)}
 	}
 	err = b.Apply(want, nil)
-	if err == nil || !strings.Contains(err.Error(), "map is full") || !strings.Contains(err.Error(), "shop/web") {
+	if err == nil || !strings.Contains(err.Error(), "the map is full: Hash(moot_slots)") || !strings.Contains(err.Error(), "300 entries") || !strings.Contains(err.Error(), "shop/web") {
 		t.Errorf("no room: %v", err)
 	}
 	failed := strings.Count(fmt.Sprint(err), "shop/web")

@@ -46,7 +46,7 @@ struct flow {
 /* Two entries a connection. The least recently used goes when it is full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, PER_GIB(32768));
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } moot_flows SEC(".maps");

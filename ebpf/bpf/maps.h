@@ -123,10 +123,17 @@ struct source_key {
 	struct addr addr;
 };
 
+/* How many entries a map has for each GiB of the machine's memory, which the
+ * daemon multiplies, up to 8 GiB (ebpf/sizes.go). Of a plain hash that is only a
+ * bound, for some 16 bytes an entry, and it refuses more; an LRU hash takes all
+ * its memory at once, some 100 bytes an entry and 170 for a connection, and lets
+ * go of what was least recently used. */
+#define PER_GIB(n) (n)
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 262144);
+	__uint(max_entries, PER_GIB(32768));
 	__type(key, struct frontend_key);
 	__type(value, struct service);
 } moot_services SEC(".maps");
@@ -134,7 +141,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1048576);
+	__uint(max_entries, PER_GIB(131072));
 	__type(key, struct slot_key);
 	__type(value, struct backend);
 } moot_slots SEC(".maps");
@@ -142,7 +149,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 262144);
+	__uint(max_entries, PER_GIB(32768));
 	__type(key, struct slot_key);
 	__type(value, struct table);
 } moot_tables SEC(".maps");
@@ -150,21 +157,21 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 262144);
+	__uint(max_entries, PER_GIB(65536));
 	__type(key, struct member_key);
 	__type(value, __u8);
 } moot_members SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, PER_GIB(8192));
 	__type(key, struct affinity_key);
 	__type(value, struct affinity);
 } moot_affinity SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, PER_GIB(16384));
 	__type(key, struct origin_key);
 	__type(value, struct origin);
 } moot_origins SEC(".maps");
