@@ -95,7 +95,8 @@ func (p place) answered(reports []caller.Report) error {
 	var errs []error
 	for _, r := range reports {
 		if r.Failures > 0 || r.Tries == 0 {
-			errs = append(errs, fmt.Errorf("from %s to %s: %d of %d failed: %v", p.name, r.Target, r.Failures, r.Tries, r.Errors))
+			errs = append(errs, fmt.Errorf("from %s to %s: %d of %d failed: %v%s; %d were slow, the slowest %s",
+				p.name, r.Target, r.Failures, r.Tries, r.Errors, when(r), r.Slow, seconds(r.Longest)))
 		}
 	}
 	return errors.Join(errs...)
