@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -149,8 +150,8 @@ func (q *ackQueue) takeLocked(n int) (release func()) {
 	if n == 0 {
 		return func() {}
 	}
-	taken := q.held[:n:n]
-	q.held = q.held[n:]
+	taken := slices.Clone(q.held[:n]) // so that the queue does not hold on to them
+	q.held = slices.Delete(q.held, 0, n)
 	return func() {
 		for _, h := range taken {
 			h.release()

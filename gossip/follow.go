@@ -146,6 +146,7 @@ type follower struct {
 
 	writing turnstile
 	told    crdt.Vector // what the peer has been told that this node has
+	last    ack         // the last one sent, without its vector
 
 	acking signal
 	mu     sync.Mutex
@@ -365,7 +366,7 @@ func (f *follower) probe(ctx context.Context) error {
 }
 
 // sendAck tells what is on disk here: the peer's revision, and what changed in
-// the vector since it was last told.
+// the vector since it was last told. It tells nothing twice.
 func (f *follower) sendAck() error {
 	f.mu.Lock()
 	m := ack{Parts: f.parts, Revision: f.upTo}
@@ -373,6 +374,10 @@ func (f *follower) sendAck() error {
 	f.writing.lock()
 	defer f.writing.unlock()
 	news := newsFor(f.told, f.agent.cfg.Store.Vector())
+	if f.told != nil && len(news) == 0 && m.Parts == f.last.Parts && m.Revision == f.last.Revision {
+		return nil
+	}
+	f.last = m
 	if f.told == nil {
 		f.told = crdt.Vector{}
 	}

@@ -3,6 +3,7 @@ package gossip
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 )
 
@@ -66,8 +67,8 @@ func (q *partQueue) take(ctx context.Context, limit int) ([]*records, error) {
 			}
 		}
 		if n > 0 {
-			taken := q.parts[:n:n]
-			q.parts, q.sizes, q.bytes = q.parts[n:], q.sizes[n:], q.bytes-bytes
+			taken := slices.Clone(q.parts[:n]) // so that the queue does not hold on to them
+			q.parts, q.sizes, q.bytes = slices.Delete(q.parts, 0, n), slices.Delete(q.sizes, 0, n), q.bytes-bytes
 			q.mu.Unlock()
 			q.room.fire()
 			return taken, nil

@@ -268,6 +268,9 @@ func (v *server) pump(ctx context.Context) error {
 // sendFrame sends a frame in parts, when the follower has room for them.
 func (v *server) sendFrame(ctx context.Context, frame store.Frame) error {
 	rest := frame.Records
+	if len(rest) > 0 {
+		v.agent.advanced.fire() // peers hear that this node has its own changes, and do not send them back
+	}
 	for {
 		n, size := 0, 0
 		for n < len(rest) && (n == 0 || size < partBytes) && n < maxRecords {

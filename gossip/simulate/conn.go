@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -126,7 +127,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		case len(h.chunks) > 0 && !time.Now().Before(h.chunks[0].at):
 			n := copy(b, h.chunks[0].b)
 			if h.chunks[0].b = h.chunks[0].b[n:]; len(h.chunks[0].b) == 0 {
-				h.chunks = h.chunks[1:]
+				h.chunks = slices.Delete(h.chunks, 0, 1)
 			}
 			h.bytes -= n
 			h.wakeLocked()

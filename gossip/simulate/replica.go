@@ -1,11 +1,10 @@
 package simulate
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"hash/fnv"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +28,7 @@ type Replica struct {
 	mu      sync.Mutex
 	keys    map[string]*crdt.Record
 	log     []*crdt.Record
+	digest  uint64      // the sum of those of the keys' states
 	vector  crdt.Vector // replaced, never changed in place
 	stable  crdt.Vector
 	clock   crdt.Clock
@@ -105,6 +105,7 @@ func (r *Replica) write(ctx context.Context, key string, value []byte, del bool)
 }
 
 func (r *Replica) addLocked(rec *crdt.Record) {
+	r.digest += digestOf(rec) - digestOf(r.keys[string(rec.Key)])
 	r.keys[string(rec.Key)] = rec
 	r.log = append(r.log, rec)
 	close(r.changed)
@@ -122,7 +123,9 @@ func (r *Replica) Apply(_ context.Context, records []*crdt.Record, upTo crdt.Vec
 		}
 		r.clock.High = max(r.clock.High, came.Stamp)
 		if outcome != crdt.Kept {
-			r.addLocked(merged)
+			own := *merged // not the message that it came in
+			own.Key, own.Value, own.Meta = bytes.Clone(own.Key), bytes.Clone(own.Value), bytes.Clone(own.Meta)
+			r.addLocked(&own)
 		}
 	}
 	if !r.vector.Includes(upTo) {
@@ -149,26 +152,32 @@ func (r *Replica) Stable() crdt.Vector {
 	return r.stable
 }
 
+// digestOf is the part of the digest that a key has.
+func digestOf(rec *crdt.Record) uint64 {
+	if rec == nil {
+		return 0
+	}
+	h := fnv.New64a()
+	b, err := crdt.AppendState(nil, rec)
+	if err != nil {
+		b = append(b, err.Error()...)
+	}
+	_, _ = h.Write(b)
+	return h.Sum64()
+}
+
 // Digest is equal for equal content.
 func (r *Replica) Digest() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	h := fnv.New64a()
-	for _, k := range slices.Sorted(maps.Keys(r.keys)) {
-		b, err := crdt.AppendState(nil, r.keys[k])
-		if err != nil {
-			return "damaged: " + err.Error()
-		}
-		_, _ = h.Write(b)
-	}
-	return fmt.Sprintf("%016x", h.Sum64())
+	return fmt.Sprintf("%016x", r.digest)
 }
 
 // Wipe forgets everything.
 func (r *Replica) Wipe(context.Context, crdt.Vector) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.keys, r.log, r.vector = make(map[string]*crdt.Record), nil, crdt.Vector{r.origin: r.seq}
+	r.keys, r.log, r.digest, r.vector = make(map[string]*crdt.Record), nil, 0, crdt.Vector{r.origin: r.seq}
 	return nil
 }
 
@@ -197,59 +206,100 @@ func (r *Replica) Get(key string) ([]byte, bool) {
 }
 
 // Tail delivers the history from its beginning, without what have includes.
-func (r *Replica) Tail(_ context.Context, have crdt.Vector, _ func(crdt.Origin) time.Duration) (gossip.Tail, error) {
-	return &tail{replica: r, have: have.Clone(), told: crdt.Vector{}}, nil
+func (r *Replica) Tail(_ context.Context, have crdt.Vector, delay func(crdt.Origin) time.Duration) (gossip.Tail, error) {
+	return &tail{replica: r, delay: delay, have: have.Clone(), heard: make(chan struct{}, 1)}, nil
 }
 
 type tail struct {
 	replica *Replica
+	delay   func(crdt.Origin) time.Duration
 	next    int
+	pending time.Time // since when changes wait for their delay
+	heard   chan struct{}
 
 	mu   sync.Mutex
 	have crdt.Vector
-	told crdt.Vector
 }
 
 func (t *tail) Acked(v crdt.Vector) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.have.Join(v)
+	t.mu.Unlock()
+	select {
+	case t.heard <- struct{}{}:
+	default:
+	}
 }
 
 func (t *tail) Close() {}
 
 func (t *tail) Next(ctx context.Context) (store.Frame, error) {
-	r := t.replica
 	for {
-		r.mu.Lock()
-		f := store.Frame{}
-		size := 0
-		t.mu.Lock()
-		for t.next < len(r.log) && size < frameBytes {
-			rec := r.log[t.next]
-			t.next++
-			if t.have.Covers(rec.Dot) && !rec.Joined() {
-				continue
-			}
-			f.Records = append(f.Records, rec)
-			size += len(rec.Key) + len(rec.Value)
-		}
-		t.mu.Unlock()
-		if t.next == len(r.log) {
-			f.Vector, f.Revision = r.vector, int64(len(r.log))
-		} else {
-			f.Cut = true // no vector is known for the middle of the history
-		}
-		changed := r.changed
-		r.mu.Unlock()
-		if len(f.Records) > 0 || f.Vector != nil && !t.told.Includes(f.Vector) {
-			t.told.Join(f.Vector)
+		f, left, changed := t.look()
+		if left == 0 && t.worth(f) {
 			return f, nil
+		}
+		var after <-chan time.Time
+		if left > 0 {
+			after = time.After(left)
 		}
 		select {
 		case <-changed:
+		case <-after:
+		case <-t.heard:
 		case <-ctx.Done():
 			return store.Frame{}, ctx.Err()
 		}
 	}
+}
+
+// worth reports whether the peer lacks something of the frame, which it includes
+// from now on.
+func (t *tail) worth(f store.Frame) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(f.Records) == 0 && t.have.Includes(f.Vector) {
+		return false
+	}
+	t.have.Join(f.Vector)
+	return true
+}
+
+// look returns what is next, or how long it is still to wait for the peer to
+// get it from elsewhere.
+func (t *tail) look() (f store.Frame, left time.Duration, changed <-chan struct{}) {
+	r := t.replica
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next, size := t.next, 0
+	for next < len(r.log) && size < frameBytes {
+		rec := r.log[next]
+		next++
+		if t.have.Covers(rec.Dot) && !rec.Joined() {
+			continue
+		}
+		wait := t.delay(rec.Dot.Origin)
+		if len(f.Records) == 0 || wait < left {
+			left = wait
+		}
+		f.Records = append(f.Records, rec)
+		size += len(rec.Key) + len(rec.Value)
+	}
+	if left > 0 {
+		if t.pending.IsZero() {
+			t.pending = time.Now()
+		}
+		if left -= time.Since(t.pending); left > 0 {
+			return f, left, r.changed
+		}
+	}
+	t.next, t.pending = next, time.Time{}
+	if next == len(r.log) {
+		f.Vector, f.Revision = r.vector, int64(len(r.log))
+	} else {
+		f.Cut = true // no vector is known for the middle of the history
+	}
+	return f, 0, r.changed
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -344,6 +345,8 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 			c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))
 		}
 		c.store.recent.add(r)
+	} else {
+		own(r)
 	}
 	v := newVersion(r, cls, born)
 	v.silent = r.Deleted && replaced == nil
@@ -358,6 +361,12 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 	if cls.evicted {
 		c.events.noteChange(&v, replaced, key)
 	}
+}
+
+// own makes what is kept in memory for long the store's own: it would hold on to
+// all of the message that it came in.
+func own(r *crdt.Record) {
+	r.Key, r.Value, r.Meta = bytes.Clone(r.Key), bytes.Clone(r.Value), bytes.Clone(r.Meta)
 }
 
 // freeze returns the present state as a view.

@@ -226,6 +226,7 @@ func (h *head) add(key []byte, v version) []byte {
 		h.digest = h.digest.without(old.newest())
 		next.versions = append(old.versions, v)
 	} else {
+		next.key = bytes.Clone(key) // which would hold on to the message that it came in
 		next.versions = append(make([]version, 0, 1), v)
 	}
 	h.items.ReplaceOrInsert(next)

@@ -75,11 +75,11 @@ func compare(ctx context.Context, s settings) (err error) {
 			return err
 		}
 		for _, p := range v.members {
-			mb, err := p.residentMB()
+			all, own, err := p.memoryMB()
 			if err != nil {
 				return err
 			}
-			fmt.Printf("Member %d of %s holds %d MB of memory at the end.\n", p.number, v.name, mb)
+			fmt.Printf("Member %d of %s holds %d MB of memory at the end, %d MB of it anonymous.\n", p.number, v.name, all, own)
 		}
 	}
 	return nil

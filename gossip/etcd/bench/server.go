@@ -197,12 +197,17 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(total) * time.Second / ticks, nil
 }
 
-// residentMB returns how much memory a member holds.
-func (p *process) residentMB() (int, error) {
+// memoryMB returns how much memory a member holds, and how much of it is its
+// own and no file's.
+func (p *process) memoryMB() (resident, anonymous int, err error) {
 	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	pages, err := strconv.Atoi(strings.Fields(string(statm))[1])
-	return pages * syscall.Getpagesize() >> 20, err
+	var size, pages, shared int
+	if _, err := fmt.Sscan(string(statm), &size, &pages, &shared); err != nil {
+		return 0, 0, err
+	}
+	each := syscall.Getpagesize()
+	return pages * each >> 20, (pages - shared) * each >> 20, nil
 }
