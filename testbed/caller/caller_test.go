@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -138,9 +139,16 @@ func TestCallerOverUDP(t *testing.T) {
 
 // A connection that breaks is told, and made anew.
 func TestHolder(t *testing.T) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	var made atomic.Int32
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(Answer{Pod: "p", Client: r.RemoteAddr, At: r.Host})
 	}))
+	srv.Config.ConnState = func(_ net.Conn, now http.ConnState) {
+		if now == http.StateNew {
+			made.Add(1)
+		}
+	}
+	srv.Start()
 	defer srv.Close()
 	cfg := DefaultConfig(strings.TrimPrefix(srv.URL, "http://"))
 	cfg.Every = time.Millisecond
@@ -159,6 +167,12 @@ func TestHolder(t *testing.T) {
 	await(t, func() bool { return h.Peek().Failures == 3 })
 	await(t, func() bool { return h.Peek().Tries >= 30 })
 	if r := h.Take(); r.Failures != 3 {
+		t.Errorf("%+v", r)
+	}
+	was := made.Load()
+	h.Renew()
+	await(t, func() bool { return made.Load() == was+3 })
+	if r := h.Take(); r.Failures != 0 {
 		t.Errorf("%+v", r)
 	}
 	cancel()

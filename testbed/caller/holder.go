@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,7 +15,8 @@ import (
 // breaks is a failure, and is made anew.
 type Holder struct {
 	cfg     Config
-	tallies []*tally // one for each connection
+	tallies []*tally     // one for each connection
+	age     atomic.Int64 // connections of another age are made anew
 }
 
 // NewHolder returns a holder of so many connections; it starts nothing. Of the
@@ -48,6 +50,7 @@ func (h *Holder) hold(ctx context.Context, tally *tally) {
 	defer tick.Stop()
 	var conn net.Conn
 	var in *bufio.Reader
+	var age int64
 	shut := func() {
 		if conn != nil {
 			_ = conn.Close()
@@ -56,6 +59,10 @@ func (h *Holder) hold(ctx context.Context, tally *tally) {
 	}
 	defer shut()
 	for i := 0; h.cfg.Tries == 0 || i < h.cfg.Tries; i++ {
+		if now := h.age.Load(); now != age {
+			shut()
+			age = now
+		}
 		t := tally.begin(time.Now())
 		var answer Answer
 		err := error(nil)
@@ -93,6 +100,9 @@ func exchange(conn net.Conn, in *bufio.Reader, cfg Config) (a Answer, err error)
 	}
 	return readAnswer(resp)
 }
+
+// Renew makes all connections anew, each before what is asked next over it.
+func (h *Holder) Renew() { h.age.Add(1) }
 
 // Peek reports on the window so far, over all connections.
 func (h *Holder) Peek() Report { return h.report(false) }

@@ -188,7 +188,8 @@ func (d *drop) startClients(ctx context.Context, cluster, nodePort string) error
 		return d.Dial(ctx, d.client, network, addr)
 	}
 	ask := []string{"ask", "--listen"}
-	hold := []string{"hold", "--conns", "6", "--listen"}
+	// Enough to be led to each backend, with patience to see how long they hang.
+	hold := []string{"hold", "--conns", "12", "--timeout", "20s", "--listen"}
 	for _, p := range []struct {
 		name, port string
 		args       []string

@@ -108,10 +108,14 @@ func (d *drop) deleteBackend(ctx context.Context) error {
 // tryFault breaks one thing when all is well, waits until it is again, and tells
 // what each client noticed.
 func (d *drop) tryFault(ctx context.Context, f fault, bound time.Duration) error {
+	// Those that are kept are spread over the backends that there are now.
+	if _, err := d.take(ctx, "/renew"); err != nil {
+		return err
+	}
 	if err := d.calm(ctx); err != nil {
 		return err
 	}
-	if _, err := d.take(ctx); err != nil {
+	if _, err := d.take(ctx, "/take"); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -122,7 +126,7 @@ func (d *drop) tryFault(ctx context.Context, f fault, bound time.Duration) error
 		return err
 	}
 	took := time.Since(began)
-	reports, err := d.take(ctx)
+	reports, err := d.take(ctx, "/take")
 	if err != nil {
 		return err
 	}
@@ -162,11 +166,11 @@ func when(r caller.Report) string {
 	return ", begun at " + list(r.Failed) + " s"
 }
 
-func (d *drop) take(ctx context.Context) (out [][]caller.Report, err error) {
+func (d *drop) take(ctx context.Context, path string) (out [][]caller.Report, err error) {
 	for _, w := range d.asked {
 		var reports []caller.Report
 		err := d.eventually(ctx, "a report", func(ctx context.Context) (err error) {
-			reports, err = w.report(ctx, "/take")
+			reports, err = w.report(ctx, path)
 			return err
 		})
 		if err != nil {

@@ -33,6 +33,7 @@ type asker interface {
 //
 //	GET /peek   on the window so far
 //	GET /take   on the window, and begins the next
+//	GET /renew  as take, with connections that are held made anew
 func ask(name string, args []string) error {
 	cfg := caller.DefaultConfig("")
 	if name == "hold" {
@@ -117,5 +118,11 @@ func reports(askers []asker) http.Handler {
 	}
 	each("/peek", asker.Peek)
 	each("/take", asker.Take)
+	each("/renew", func(a asker) caller.Report {
+		if h, ok := a.(*caller.Holder); ok {
+			h.Renew()
+		}
+		return a.Take()
+	})
 	return mux
 }
