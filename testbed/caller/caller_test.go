@@ -64,6 +64,9 @@ func TestSummarize(t *testing.T) {
 		}
 	}
 	tries, since, now := script("..x..")
+	if r := summarize(tries, since, now, time.Second); r.Hung != 500*time.Millisecond || r.Stall != 10*time.Millisecond {
+		t.Errorf("hung %s, stood still %s", r.Hung, r.Stall)
+	}
 	if r := summarize(tries, since, now, time.Second); r.Calm != time.Minute-20*time.Millisecond || len(r.Failed) != 1 || r.Failed[0] != 20*time.Millisecond {
 		t.Errorf("calm %s, failed at %v", r.Calm, r.Failed)
 	}

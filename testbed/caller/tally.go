@@ -41,6 +41,8 @@ type Report struct {
 	// Calm is how long ago the last such try was begun, or else the window.
 	Calm    time.Duration   `json:"calm"`
 	Longest time.Duration   `json:"longest"` // of the successes
+	Hung    time.Duration   `json:"hung"`    // the longest of the failures
+	Stall   time.Duration   `json:"stall"`   // the longest time in which no try was begun: the asker itself stood still
 	Failed  []time.Duration `json:"failed"`  // when the first few that failed were begun, in the window
 	Pods    map[string]int  `json:"pods"`    // answers by who gave them
 	Nodes   map[string]int  `json:"nodes"`
@@ -56,6 +58,7 @@ func (r Report) Troubled() int { return r.Failures + r.Slow }
 func (r *Report) add(o Report) {
 	r.Tries, r.Failures, r.Slow, r.Open, r.Missed = r.Tries+o.Tries, r.Failures+o.Failures, r.Slow+o.Slow, r.Open+o.Open, r.Missed+o.Missed
 	r.Gap, r.Spell, r.Longest, r.Calm = max(r.Gap, o.Gap), max(r.Spell, o.Spell), max(r.Longest, o.Longest), min(r.Calm, o.Calm)
+	r.Hung, r.Stall = max(r.Hung, o.Hung), max(r.Stall, o.Stall)
 	r.Failed = append(r.Failed, o.Failed...)
 	slices.Sort(r.Failed)
 	r.Failed = r.Failed[:min(len(r.Failed), maxFailed)]
@@ -145,7 +148,10 @@ func summarize(tries []*try, since, now time.Time, slow time.Duration) Report {
 		Pods: map[string]int{}, Nodes: map[string]int{}, Clients: map[string]int{}, Ports: map[string]int{}, Errors: map[string]int{},
 	}
 	over := make([]*try, 0, len(tries))
-	for _, t := range tries {
+	for i, t := range tries {
+		if i > 0 {
+			r.Stall = max(r.Stall, t.began.Sub(tries[i-1].began))
+		}
 		if t.ended.IsZero() {
 			r.Open++
 			if now.Sub(t.began) > slow {
@@ -166,15 +172,16 @@ func summarize(tries []*try, since, now time.Time, slow time.Duration) Report {
 
 func (r *Report) count(t *try, since time.Time, slow time.Duration) {
 	r.Tries++
+	took := t.ended.Sub(t.began)
 	if t.err != "" {
 		r.Failures++
+		r.Hung = max(r.Hung, took)
 		bump(r.Errors, t.err)
 		if len(r.Failed) < maxFailed {
 			r.Failed = append(r.Failed, t.began.Sub(since))
 		}
 		return
 	}
-	took := t.ended.Sub(t.began)
 	r.Longest = max(r.Longest, took)
 	if took > slow {
 		r.Slow++

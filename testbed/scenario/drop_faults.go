@@ -135,13 +135,13 @@ func (d *drop) tryFault(ctx context.Context, f fault, bound time.Duration) error
 	longest := time.Duration(0)
 	for i, w := range d.asked {
 		for j, r := range reports[i] {
-			d.Printf("  %-24s %6d tries, %4d failed, %3d slow, %3d missed, no success for %7.3f s, trouble for %7.3f s %v%s",
-				w.names[j], r.Tries, r.Failures, r.Slow, r.Missed, r.Gap.Seconds(), r.Spell.Seconds(), r.Errors, when(r))
+			d.Printf("  %-24s %6d tries, %4d failed, %3d slow, no success for %7.3f s, trouble for %7.3f s%s%s",
+				w.names[j], r.Tries, r.Failures, r.Slow, r.Gap.Seconds(), r.Spell.Seconds(), details(r), stall(w, r))
 			if !w.kept {
 				longest = max(longest, r.Gap, r.Spell)
 			}
 			if r.Failures > 0 && (f.allowed == nothing || f.allowed == keptEnd && !w.kept) {
-				errs = append(errs, fmt.Errorf("%s: %d of %d failed: %v", w.names[j], r.Failures, r.Tries, r.Errors))
+				errs = append(errs, fmt.Errorf("%s: %d of %d failed: %v%s", w.names[j], r.Failures, r.Tries, r.Errors, stall(w, r)))
 			}
 		}
 	}
@@ -156,6 +156,23 @@ func (d *drop) tryFault(ctx context.Context, f fault, bound time.Duration) error
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// details tells how the tries of a report failed.
+func details(r caller.Report) string {
+	if r.Failures == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" %v, after %s at most%s", r.Errors, seconds(r.Hung), when(r))
+}
+
+// stall tells that a client itself stood still: then the machine is too busy for
+// what is measured to mean much.
+func stall(w *watched, r caller.Report) string {
+	if w.kept || r.Stall < promised/2 {
+		return ""
+	}
+	return fmt.Sprintf("; the client itself stood still for %s", seconds(r.Stall))
 }
 
 // when tells at which moments after the window began the first tries failed.
