@@ -27,7 +27,7 @@ NODES ?= 3
 SIM ?= 3,5,10,50
 YEARS ?= 20000
 
-ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline services drop traces stranger)
+ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline services drop names traces stranger)
 
 .PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-services bench-nodeport sim sim-years conformance vm verify-kernels up down demo \
 	accept $(ACCEPT) bin/accept
@@ -153,6 +153,9 @@ accept-services: bin/accept ## Services of every kind, from pods, nodes and outs
 
 accept-drop: bin/accept ## connections every 10 ms under restarts, kills, crashes: which fail, for how long (root)
 	bin/accept drop
+
+accept-names: bin/accept ## DNS names of every kind from every node; the dead and those cut off are left out (root)
+	bin/accept names
 
 accept-traces: bin/accept ## eBPF programs, maps and links of the machine before and after a cluster (root)
 	bin/accept traces

@@ -113,6 +113,7 @@ func trials() []trial {
 		{"offline", "a node that boots with no network, all others down, runs its pods and serves", offlineTrial, 0},
 		{"services", "Services of every kind answer from everywhere, evenly, by their policies", servicesTrial, 3},
 		{"drop", "clients that connect every 10 ms notice no restart, and a dead node for a second", dropTrial, 3},
+		{"names", "names of every kind resolve on every node; the dead are left out within seconds", namesTrial, 3},
 		{"traces", "no eBPF program, map or link is left of a cluster that is gone", tracesTrial, 3},
 		{"stranger", "port scan, garbage, replayed packets, no token: nothing leaks, nothing crashes", strangerTrial, 0},
 	}
@@ -244,6 +245,8 @@ const dropBound = 10 * time.Second
 func dropTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
 	return b.Drop(ctx, dropBound)
 }
+
+func namesTrial(ctx context.Context, b *scenario.Bed, _ settings) error { return b.Names(ctx) }
 
 func tracesTrial(ctx context.Context, b *scenario.Bed, _ settings) error { return b.Traces(ctx) }
 

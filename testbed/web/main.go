@@ -8,6 +8,8 @@
 //	web ask ADDRESS     ask a server again and again; see ask.go
 //	web hold ADDRESS    ask over connections that are kept; see ask.go
 //	web lookup NAME     print the addresses of a name, a line each
+//	web query TYPE NAME print records of a name; see query.go
+//	web nameserver ADDRESS ANSWER  serve one answer to all names; see query.go
 //	web cat FILE...     print files
 //	web echo [ARG...]   print arguments
 //	web env             print the environment
@@ -65,6 +67,10 @@ func run(name string, args []string) error {
 		return serveTLS(name, args)
 	case "ask", "hold":
 		return ask(name, args)
+	case "query":
+		return query(args)
+	case "nameserver":
+		return nameserver(args)
 	case "cat":
 		return cat(args)
 	case "echo":
