@@ -42,20 +42,17 @@ func compare(ctx context.Context, s settings) error {
 	var all []row
 	for _, n := range s.services {
 		fmt.Fprintf(os.Stderr, "%s %d Services\n", time.Now().Format(time.TimeOnly), n)
-		r, err := measure(ctx, n, s)
-		if err != nil {
-			return err
+		var r row
+		if r, err = measure(ctx, n, s); err != nil {
+			break // what was measured is worth telling
 		}
 		all = append(all, r)
 	}
-	after, err := load()
-	if err != nil {
-		return err
-	}
+	after, loadErr := load()
 	fmt.Printf("%s, %d processors, load %s before and %s after; %d rounds\n", time.Now().UTC().Format(time.DateOnly),
 		runtime.NumCPU(), before, after, s.rounds)
 	report(all, s)
-	return nil
+	return errors.Join(err, loadErr)
 }
 
 // load returns the machine's load over the last minute.
