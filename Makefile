@@ -25,11 +25,12 @@ PURE := ./ebpf/... ./gossip ./gossip/crdt/... ./gossip/store/... ./gossip/etcd .
 FUZZTIME ?= 20s
 NODES ?= 3
 SIM ?= 3,5,10,50
+OBJECTS ?= 1000
 YEARS ?= 20000
 
 ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline services drop names traces stranger)
 
-.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-services bench-nodeport sim sim-years conformance vm verify-kernels up down demo \
+.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-services bench-nodeport sim sim-objects sim-years conformance vm verify-kernels up down demo \
 	accept $(ACCEPT) bin/accept
 
 help: ## print this
@@ -96,6 +97,9 @@ bench-nodeport: ## packets a second through a NodePort: eBPF, nftables, iptables
 
 sim: ## clusters of SIM nodes on a simulated network, real serf and replication: times, traffic, memory
 	MOOT_SIM=$(SIM) $(GO) test -count=1 -timeout 3h -v -run 'TestScale$$' ./gossip/simulate
+
+sim-objects: ## what OBJECTS objects of 1 KB (1000,10000 ...) cost a node of simulated clusters of SIM nodes
+	MOOT_SIM=$(SIM) MOOT_OBJECTS=$(OBJECTS) $(GO) test -count=1 -timeout 3h -v -run 'TestObjects$$' ./gossip/simulate
 
 sim-years: ## a seeded history of faults over YEARS node-hours (1000000 take hours)
 	MOOT_YEARS=$(YEARS) $(GO) test -count=1 -timeout 24h -v -run 'TestYears$$' ./gossip/simulate/years

@@ -10,7 +10,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-const agreeWait = 10 * time.Second
+const agreeWait = time.Minute
 
 // agree waits until all members of a side hold the same objects: what is fast
 // has to be right, too.
