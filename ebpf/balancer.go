@@ -99,22 +99,9 @@ func Open(cfg Config) (*Balancer, error) {
 // loadSockets also says whether maps of another layout were left to the programs
 // that use them.
 func loadSockets(cfg Config) (coll *ebpf.Collection, fresh bool, err error) {
-	spec, err := loadSock()
-	if err != nil {
-		return nil, false, fmt.Errorf("read socket programs: %w", err)
-	}
-	for _, name := range sharedMaps {
-		spec.Maps[name].Pinning = ebpf.PinByName
-	}
-	cookie, err := netnsCookie()
-	if err != nil {
-		return nil, false, err
-	}
-	if err := spec.Variables["node_netns"].Set(cookie); err != nil {
-		return nil, false, fmt.Errorf("set network namespace: %w", err)
-	}
 	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: cfg.Pins}}
-	if err := setSizes(spec, cfg.Pins); err != nil {
+	spec, err := sockSpec(cfg.Pins)
+	if err != nil {
 		return nil, false, err
 	}
 	coll, err = load("socket programs", spec, opts)
@@ -124,9 +111,31 @@ func loadSockets(cfg Config) (coll *ebpf.Collection, fresh bool, err error) {
 		if err := removePins(cfg.Pins, sharedMaps[:]); err != nil {
 			return nil, false, err
 		}
+		if spec, err = sockSpec(cfg.Pins); err != nil { // what is not pinned any more has no say in sizes
+			return nil, false, err
+		}
 		coll, err = load("socket programs", spec, opts)
 	}
 	return coll, fresh, err
+}
+
+// sockSpec is what the socket programs are loaded from, in this network namespace.
+func sockSpec(pins string) (*ebpf.CollectionSpec, error) {
+	spec, err := loadSock()
+	if err != nil {
+		return nil, fmt.Errorf("read socket programs: %w", err)
+	}
+	for _, name := range sharedMaps {
+		spec.Maps[name].Pinning = ebpf.PinByName
+	}
+	cookie, err := netnsCookie()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables["node_netns"].Set(cookie); err != nil {
+		return nil, fmt.Errorf("set network namespace: %w", err)
+	}
+	return spec, setSizes(spec, pins)
 }
 
 // load puts the programs into the kernel. What the verifier says against one is

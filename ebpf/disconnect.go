@@ -35,6 +35,16 @@ type endpoint struct {
 // targets says for each endpoint whether only what is opening to it is ended.
 type targets map[endpoint]bool
 
+// open says whether any open connections are to be ended.
+func (t targets) open() bool {
+	for _, opening := range t {
+		if !opening {
+			return true
+		}
+	}
+	return false
+}
+
 func targetsOf(gone []Target) (targets, error) {
 	out := targets{}
 	for _, t := range gone {
@@ -84,6 +94,9 @@ func (b *Balancer) Disconnect(ctx context.Context, gone []Target) (int, error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("disconnect in %s: %w", space.Name(), err))
 		}
+	}
+	if !dead.open() {
+		return count, errors.Join(errs...)
 	}
 	n, err := b.packets.forget(func(p Protocol, at netip.AddrPort) bool {
 		opening, is := dead[endpoint{at, p}]

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -18,6 +20,25 @@ func TestSizeFactor(t *testing.T) {
 		if got := sizeFactor(memory); got != want {
 			t.Errorf("%d MiB: %d, want %d", memory/mib, got, want)
 		}
+	}
+}
+
+// Each map that the headers size by the memory is one that is multiplied.
+func TestSizedMapsAreThoseOfTheHeaders(t *testing.T) {
+	var named []string
+	for _, header := range []string{"maps.h", "conntrack.h", "packet.h"} {
+		text, err := os.ReadFile(filepath.Join("bpf", header))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`max_entries, PER_GIB\(\d+\)[^}]*\} (\w+) SEC`).FindAllStringSubmatch(string(text), -1) {
+			named = append(named, m[1])
+		}
+	}
+	slices.Sort(named)
+	want := slices.Sorted(slices.Values(sizedMaps[:]))
+	if !slices.Equal(named, want) {
+		t.Errorf("by the headers %v, by the list %v", named, want)
 	}
 }
 

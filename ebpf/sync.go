@@ -3,8 +3,6 @@ package ebpf
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 )
 
 // entry is what the maps hold of a frontend.
@@ -86,7 +84,7 @@ func (b *Balancer) setLocked(set map[Frontend]Service) error {
 			continue
 		}
 		some = append(some, c)
-		writes += 1 + len(c.slots) + len(c.table)
+		writes += 1 + len(c.slots) + len(c.table) + len(c.next.members)
 		if writes >= maxBatch {
 			errs = append(errs, b.make(some))
 			some, writes = some[:0], 0
@@ -200,12 +198,17 @@ func (b *Balancer) write(some []*change) error {
 	var slotKeys, tableKeys []slotKey
 	var slots []backend
 	var tables []table
+	var memberKeys []memberKey
+	var flags []uint8
 	for _, c := range some {
 		for i, slot := range c.slots {
 			slotKeys, slots = append(slotKeys, slotKey{c.next.service.Set, uint32(i)}), append(slots, slot) //nolint:gosec // an index
 		}
 		for i, part := range c.table {
 			tableKeys, tables = append(tableKeys, slotKey{c.next.service.Set, uint32(i)}), append(tables, part) //nolint:gosec // an index
+		}
+		for key, of := range c.next.members {
+			memberKeys, flags = append(memberKeys, key), append(flags, of)
 		}
 	}
 	if err := putAll(b.coll.Maps["moot_slots"], slotKeys, slots); err != nil {
@@ -214,15 +217,10 @@ func (b *Balancer) write(some []*change) error {
 	if err := putAll(b.coll.Maps["moot_tables"], tableKeys, tables); err != nil {
 		return fmt.Errorf("write tables: %w", err)
 	}
+	if err := putAll(b.coll.Maps["moot_members"], memberKeys, flags); err != nil {
+		return fmt.Errorf("write members: %w", err)
+	}
 	for _, c := range some {
-		members := slices.Collect(maps.Keys(c.next.members))
-		flags := make([]uint8, len(members))
-		for i, key := range members {
-			flags[i] = c.next.members[key]
-		}
-		if err := putAll(b.coll.Maps["moot_members"], members, flags); err != nil {
-			return fmt.Errorf("write members: %w", err)
-		}
 		for key := range c.next.sources {
 			m := b.coll.Maps["moot_sources"]
 			if err := m.Put(key, uint8(1)); err != nil {

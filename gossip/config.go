@@ -62,8 +62,9 @@ type Config struct {
 	// acknowledged alone.
 	AckWait time.Duration
 	// Heartbeat is how often an idle replication stream speaks. A peer silent
-	// for SuspectAfter is suspected by this node.
-	Heartbeat, SuspectAfter time.Duration
+	// for SuspectAfter is suspected by this node; one that serf declared dead is
+	// believed to be after DeadAfter.
+	Heartbeat, SuspectAfter, DeadAfter time.Duration
 	// CatchUpWait bounds, for each member, the wait of CatchUp.
 	CatchUpWait time.Duration
 	// Mesh is up to how many members all tail each other; beyond it each tails
@@ -81,6 +82,7 @@ func DefaultConfig() Config {
 		AckWait:      500 * time.Millisecond,
 		Heartbeat:    250 * time.Millisecond,
 		SuspectAfter: 800 * time.Millisecond,
+		DeadAfter:    2500 * time.Millisecond,
 		CatchUpWait:  3 * time.Second,
 		Mesh:         10,
 		Degree:       5,
@@ -106,6 +108,8 @@ func (c Config) Validate() error {
 		return errors.New("validate gossip config: a wait is not positive")
 	case c.SuspectAfter < 2*c.Heartbeat:
 		return fmt.Errorf("validate gossip config: suspect after %v is below two heartbeats of %v", c.SuspectAfter, c.Heartbeat)
+	case c.DeadAfter < 2*c.SuspectAfter:
+		return fmt.Errorf("validate gossip config: dead after %v is below twice the time to suspect, %v", c.DeadAfter, c.SuspectAfter)
 	case c.Mesh < 2 || c.Degree < 2:
 		return errors.New("validate gossip config: mesh and degree are at least 2")
 	}

@@ -168,7 +168,7 @@ func (w *membersLoop) gather(elapsed time.Duration) bool {
 
 // limits are the silences that count.
 func (a *Agent) limits() thresholds {
-	return thresholds{suspect: a.cfg.SuspectAfter, called: 35 * a.cfg.SuspectAfter / 16, dead: 25 * a.cfg.SuspectAfter / 8}
+	return thresholds{suspect: a.cfg.SuspectAfter, called: 7 * a.cfg.DeadAfter / 10, dead: a.cfg.DeadAfter}
 }
 
 // compute makes the members anew and tells who it may concern. The death of

@@ -33,8 +33,8 @@ const (
 	wireVersion = 2
 	maxMessage  = 96 << 20 // a record of the largest size fits
 	maxText     = 4 << 10
-	maxRecords  = 1 << 16 // in one message
-	joinedBytes = 64 << 10
+	maxRecords  = 1 << 16  // in one message
+	joinedBytes = 16 << 10 // a message below goes in one write: what a record of TLS holds
 )
 
 // errWire: the peer sent what is no message of ours.

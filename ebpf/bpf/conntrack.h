@@ -2,7 +2,7 @@
 /* Connections that packets from outside the node belong to. Each has two
  * entries, one for either way, found by what its packets look like as they come;
  * what they become is in the entry, and read backwards that is the key of the
- * other. The daemon's side is in ebpf/packet_maps.go. */
+ * other. The daemon's side is in ebpf/packet_flows.go. */
 #ifndef MOOT_CONNTRACK_H
 #define MOOT_CONNTRACK_H
 

@@ -307,9 +307,10 @@ static __always_inline void note(struct work *w, struct flow *f, __u64 now)
 
 /* Whether the entry still says where the packet belongs. Where nothing was
  * answered yet, or could be told from an answer before, a backend that left the
- * frontend is let go of; an open connection to one goes on. A SYN with another
- * sequence number is a client's that takes its port again: it may not know any
- * more of the connection before, whose backend may be gone without a word. */
+ * frontend is let go of; the packets of an open connection to one go on. A SYN
+ * with another sequence number is a client's that takes its port again: it may not
+ * know any more of the connection before, whose backend may be gone without a
+ * word. Who forges one for another's connection to a backend that drains ends it. */
 static __always_inline int holds(const struct work *w, const struct flow *f, __u64 now)
 {
 	__u8 ignored;

@@ -346,7 +346,7 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 		}
 		c.store.recent.add(r)
 	} else {
-		own(r)
+		detach(r)
 	}
 	v := newVersion(r, cls, born)
 	v.silent = r.Deleted && replaced == nil
@@ -363,9 +363,9 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 	}
 }
 
-// own makes what is kept in memory for long the store's own: it would hold on to
-// all of the message that it came in.
-func own(r *crdt.Record) {
+// detach copies what is kept in memory for long out of the message that it came
+// in, which it would hold on to.
+func detach(r *crdt.Record) {
 	r.Key, r.Value, r.Meta = bytes.Clone(r.Key), bytes.Clone(r.Value), bytes.Clone(r.Meta)
 }
 

@@ -208,8 +208,8 @@ func (t *Tail) includes(r *crdt.Record) bool {
 // none, and how long it is delayed then.
 func (t *Tail) window(v *view) (Frame, time.Duration, error) {
 	// While changes wait, each that follows wakes the tail. Only the store's own
-	// are worth another look before what the peer says: those of others would
-	// wait, too.
+	// are worth another look before what the peer says: those of others wait with
+	// the rest, for what is left of the delay.
 	now, own := t.store.cfg.Now(), [2]crdt.Dot{v.claims.own, v.claims.memory}
 	if left := t.delayed - now.Sub(t.pending); !t.pending.IsZero() && own == t.ownThen && left > 0 {
 		return Frame{}, left, nil

@@ -101,15 +101,15 @@ func sift(records []mdns.RR, doubt func(mdns.RR) int) (kept, dropped []mdns.RR) 
 		kind uint16
 	}
 	setOf := func(rr mdns.RR) set { return set{nameOf(rr), rr.Header().Rrtype} }
-	least := map[set]int{}
-	for _, rr := range records {
-		d, s := doubt(rr), setOf(rr)
-		if have, seen := least[s]; !seen || d < have {
-			least[s] = d
+	doubts, least := make([]int, len(records)), map[set]int{}
+	for i, rr := range records {
+		doubts[i] = doubt(rr) // once: it may be another a moment later
+		if have, seen := least[setOf(rr)]; !seen || doubts[i] < have {
+			least[setOf(rr)] = doubts[i]
 		}
 	}
-	for _, rr := range records {
-		if doubt(rr) > least[setOf(rr)] {
+	for i, rr := range records {
+		if doubts[i] > least[setOf(rr)] {
 			dropped = append(dropped, rr)
 		} else {
 			kept = append(kept, rr)

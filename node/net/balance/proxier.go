@@ -34,9 +34,10 @@ type kernel interface {
 
 // Proxier is a proxy.Provider on an [ebpf.Balancer].
 type Proxier struct {
-	cfg    Config
-	kernel kernel
-	kick   chan struct{}
+	cfg     Config
+	kernel  kernel
+	kick    chan struct{}
+	stepped chan struct{}
 
 	mu       sync.Mutex // guards the rest
 	families []*family
@@ -78,7 +79,7 @@ func newProxier(cfg Config, k kernel) (*Proxier, error) {
 		return nil, err
 	}
 	p := &Proxier{
-		cfg: cfg, kernel: k, kick: make(chan struct{}, 1),
+		cfg: cfg, kernel: k, kick: make(chan struct{}, 1), stepped: make(chan struct{}, 1),
 		objects: map[types.NamespacedName]*corev1.Service{}, dirty: sets.New[types.NamespacedName](), all: true,
 		homes: map[types.NamespacedName]*homeward{}, table: newTable(),
 		known: map[types.NamespacedName]endpoints{}, refused: map[types.UID]bool{},
@@ -114,6 +115,7 @@ func (p *Proxier) Run(ctx context.Context) error {
 		return watchHost(ctx, p.kernel, p.cfg.Overlay, p.cfg.Log, sync.OnceFunc(func() { close(p.ready) }))
 	})
 	group.Go(func() error { return p.loop(ctx) })
+	group.Go(func() error { return p.endConnections(ctx) })
 	return group.Wait()
 }
 
@@ -134,7 +136,23 @@ func (p *Proxier) loop(ctx context.Context) error {
 		if err := p.step(); err != nil {
 			timer.Reset(retry)
 		}
-		p.disconnect(ctx)
+		select {
+		case p.stepped <- struct{}{}:
+		default: // one is waiting already
+		}
+	}
+}
+
+// endConnections destroys, after each step, what is to be. It may have to look
+// through many sockets, and no change of a Service waits for that.
+func (p *Proxier) endConnections(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.stepped:
+			p.disconnect(ctx)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,8 +36,9 @@ const (
 // end.
 type wary struct {
 	proxy.Provider
-	// lost is called with the endpoints of nodes that were found suspect or
-	// dead, after the provider was told.
+	// lost is called with the endpoints of nodes that were found dead, and with
+	// those of suspects that others stand in for, after the provider was told. It
+	// must not block.
 	lost func([]lostEndpoint)
 
 	mu     sync.Mutex
@@ -63,13 +65,11 @@ func newWary(to proxy.Provider, lost func([]lostEndpoint)) *wary {
 // doubt takes in whom this node does not hear from now.
 func (w *wary) doubt(now map[string]Doubt) {
 	w.mu.Lock()
-	changed, worse := map[string]bool{}, map[string]Doubt{}
+	changed, dead := map[string]bool{}, map[string]bool{}
 	for node, d := range now {
 		if w.doubts[node] != d {
 			changed[node] = true
-		}
-		if w.doubts[node] < d {
-			worse[node] = d
+			dead[node] = d == Dead
 		}
 	}
 	for node := range w.doubts {
@@ -85,13 +85,12 @@ func (w *wary) doubt(now map[string]Doubt) {
 	var gone []lostEndpoint
 	for service, slices := range w.slices {
 		concerned := false
-		trusted := w.trusted(slices)
 		for _, h := range slices {
 			for i := range h.told.Endpoints {
 				node := nodeOf(&h.told.Endpoints[i])
 				concerned = concerned || changed[node]
-				if d := worse[node]; d == Dead || d == Suspect && trusted[h.told.AddressType] {
-					gone = append(gone, addresses(h.told, &h.told.Endpoints[i], d == Suspect)...)
+				if dead[node] {
+					gone = append(gone, addresses(h.told, &h.told.Endpoints[i], false)...)
 				}
 			}
 		}
@@ -155,6 +154,7 @@ func (w *wary) take(s *discoveryv1.EndpointSlice) {
 func (w *wary) passOn(service types.NamespacedName) {
 	slices := w.slices[service]
 	trusted := w.trusted(slices)
+	var opening []lostEndpoint
 	for _, h := range slices {
 		limit := Dead // from here on an endpoint is out
 		if trusted[h.told.AddressType] {
@@ -169,8 +169,32 @@ func (w *wary) passOn(service types.NamespacedName) {
 			before := h.passed
 			h.passed = next
 			w.Provider.OnEndpointSliceUpdate(before, next)
+			if limit == Suspect {
+				opening = append(opening, w.suspectsOf(before, h.told)...)
+			}
 		}
 	}
+	if len(opening) > 0 && w.lost != nil {
+		w.lost(opening)
+	}
+}
+
+// suspectsOf returns the endpoints on suspect nodes that were served before. The
+// lock is held.
+func (w *wary) suspectsOf(before, s *discoveryv1.EndpointSlice) []lostEndpoint {
+	served := map[string]bool{}
+	for i := range before.Endpoints {
+		for _, addr := range before.Endpoints[i].Addresses {
+			served[addr] = ready(&before.Endpoints[i])
+		}
+	}
+	var out []lostEndpoint
+	for i := range s.Endpoints {
+		if e := &s.Endpoints[i]; w.doubts[nodeOf(e)] == Suspect && slices.ContainsFunc(e.Addresses, func(addr string) bool { return served[addr] }) {
+			out = append(out, addresses(s, e, true)...)
+		}
+	}
+	return out
 }
 
 // trusted says in which families the slices of a Service have endpoints that may

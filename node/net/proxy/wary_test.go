@@ -118,6 +118,8 @@ func TestWary(t *testing.T) {
 	gone = nil
 	w.doubt(map[string]Doubt{"n2": Suspect, "n3": Suspect})
 	lost("nobody else to turn to", "")
+	w.doubt(map[string]Doubt{"n3": Suspect})
+	lost("one of them is back", "10.42.2.1:80?")
 	w.doubt(nil)
 	w.OnEndpointSliceDelete(sliceOf("bb", "web", "n3"))
 	expect("one slice less", "10.42.1.1")
