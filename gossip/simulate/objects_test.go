@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/mootkube/moot/gossip"
 	"github.com/mootkube/moot/gossip/crdt"
 	"github.com/mootkube/moot/gossip/simulate"
 )
@@ -102,6 +103,9 @@ func costs(t *testing.T, n int, counts []int) (out []cost) {
 		r.packets, r.streams = idle(c)
 		if count > 0 {
 			r.change = change(t, c, rng, count, r.packets+r.streams)
+			if n <= gossip.DefaultConfig().Mesh && r.change > 2*objectBytes {
+				t.Errorf("%d nodes: a change of %d bytes costs each %.0f: some get it twice", n, objectBytes, r.change)
+			}
 		}
 		out = append(out, r)
 	}
