@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -47,6 +48,8 @@ type Config struct {
 	Flight int
 	// Tries ends it after so many. 0: no end.
 	Tries int
+	// From is the port to ask from over HTTP, for one try at a time. 0: any.
+	From int
 }
 
 // DefaultConfig asks a hundred times a second. A lost segment, which is sent
@@ -62,6 +65,9 @@ func DefaultConfig(address string) Config {
 func (c Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Address); err != nil {
 		return fmt.Errorf("caller: %w", err)
+	}
+	if c.From < 0 || c.From > 65535 || c.From > 0 && c.UDP {
+		return fmt.Errorf("caller: cannot ask from port %d, UDP: %t", c.From, c.UDP)
 	}
 	if c.Every <= 0 || c.Timeout <= 0 || c.Slow <= 0 || c.Flight <= 0 || c.Tries < 0 {
 		return errors.New("caller: times and bounds have to be above zero")
@@ -81,9 +87,24 @@ func New(cfg Config) (*Caller, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	d := net.Dialer{}
+	if cfg.From > 0 {
+		d = net.Dialer{LocalAddr: &net.TCPAddr{Port: cfg.From}, Control: again}
+	}
 	return &Caller{cfg: cfg, tally: newTally(cfg), client: &http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true},
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: d.DialContext},
 	}}, nil
+}
+
+// again lets a port be used though a connection from it has ended just now.
+func again(_, _ string, raw syscall.RawConn) error {
+	var err error
+	if ctlErr := raw.Control(func(fd uintptr) {
+		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)
+	}); ctlErr != nil {
+		return ctlErr
+	}
+	return err
 }
 
 // Run asks until ctx ends or all tries are made, and returns when each has come

@@ -55,6 +55,7 @@ type question struct {
 	tries   int
 	udp     bool
 	timeout time.Duration // of one try; 0: the client's own
+	port    int           // to ask from; 0: any
 }
 
 // ask returns a report for each address.
@@ -65,6 +66,9 @@ func (p place) ask(ctx context.Context, q question, addresses ...string) ([]call
 	}
 	if q.timeout > 0 {
 		args = append(args, "--timeout", q.timeout.String())
+	}
+	if q.port > 0 {
+		args = append(args, "--from", strconv.Itoa(q.port))
 	}
 	out, err := p.run(ctx, append(args, addresses...)...)
 	if err != nil {

@@ -87,6 +87,7 @@ func (s *shop) parts() []part {
 		{"headless", s.headless},
 		{"a pod through its own Service", s.hairpin},
 		{"a backend on the host's network", s.hosted},
+		{"one port, two ways to a pod", s.twoWays},
 		{"no endpoints", s.empty},
 		{"type changed in place", s.turn},
 		{"SCTP", s.sctp},

@@ -105,6 +105,7 @@ func (s *shop) evenly(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		errs = append(errs, c.from.answered([]caller.Report{r}))
 		var counts []int
 		for _, n := range r.Pods {
 			counts = append(counts, n)
@@ -206,6 +207,44 @@ func (s *shop) hosted(ctx context.Context) (string, error) {
 		errs = append(errs, from.answered(reports))
 	}
 	return fmt.Sprintf("%d tries from everywhere to %s's port %d", tries, s.Nodes[1], port), errors.Join(errs...)
+}
+
+// twoWays reaches a pod through the node port of its own node and then by its
+// own address, or the ClusterIP, from the same port: what is kept of the first
+// connection must not meddle with the second.
+func (s *shop) twoWays(ctx context.Context) (string, error) {
+	if err := s.runPod(ctx, "second", s.Nodes[1], nil); err != nil {
+		return "", err
+	}
+	svc, err := s.expose(ctx, "second", "second", corev1.ServiceTypeNodePort, nil)
+	if err != nil {
+		return "", err
+	}
+	if err := s.podReady(ctx, "second"); err != nil {
+		return "", err
+	}
+	nodePort, cluster := s.nodePorts(svc.Spec.Ports[0].NodePort)[1], at(svc.Spec.ClusterIP, 80)
+	var errs []error
+	asked := 0
+	for _, from := range []place{s.hosts[0], s.pod} {
+		if err := s.soonAnswered(ctx, from, false, nodePort, cluster); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for port := 20001; port <= 20005; port++ {
+			for _, to := range []string{nodePort, cluster, nodePort} {
+				r, err := from.askOne(ctx, question{tries: 1, port: port}, to)
+				if err != nil {
+					return "", err
+				}
+				asked++
+				if err := from.answered([]caller.Report{r}); err != nil {
+					errs = append(errs, fmt.Errorf("from port %d: %w", port, err))
+				}
+			}
+		}
+	}
+	return fmt.Sprintf("%d connections from the same ports through %s and %s", asked, nodePort, cluster), errors.Join(errs...)
 }
 
 // empty has nobody behind it: who asks is refused, and need not wait.

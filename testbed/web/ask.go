@@ -46,6 +46,7 @@ func ask(name string, args []string) error {
 	flags.DurationVar(&cfg.Slow, "slow", cfg.Slow, "when a success counts as troubled")
 	flags.IntVar(&cfg.Flight, "flight", cfg.Flight, "bound of tries at once")
 	flags.IntVar(&cfg.Tries, "tries", 0, "how many; 0 for no end")
+	flags.IntVar(&cfg.From, "from", 0, "port to ask from; 0 for any")
 	conns := flags.Int("conns", 1, "how many connections to hold")
 	during := flags.Duration("for", 0, "how long; 0 for no end")
 	listen := flags.String("listen", "", "where to report while it runs")
