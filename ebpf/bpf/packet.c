@@ -214,6 +214,31 @@ static __always_inline int claim(struct work *w, __u32 h, __u64 now)
 	return 0;
 }
 
+/* A packet that no Service is asked by may go straight to a pod from a port that
+ * was led there before. What is kept of that connection, if it is over, would turn
+ * the answers; a datagram is always of the latest. */
+static __always_inline void give_way(struct work *w, __u64 now)
+{
+	struct flow *held;
+
+	if (w->p.key.proto == IPPROTO_TCP && (w->p.flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return;
+	w->other = w->p.key;
+	w->other.src = w->p.key.dst;
+	w->other.dst = w->p.key.src;
+	w->other.sport = w->p.key.dport;
+	w->other.dport = w->p.key.sport;
+	held = bpf_map_lookup_elem(&moot_flows, &w->other);
+	if (!held || (held->flags & (FLOW_REPLY | FLOW_REMOTE)) != FLOW_REPLY)
+		return;
+	if (w->p.key.proto == IPPROTO_TCP && !over(held) && quiet(now, held->seen_ns) <= lifetime(held, IPPROTO_TCP))
+		return;
+	w->reply = *held;
+	bpf_map_delete_elem(&moot_flows, &w->other);
+	other_way(&w->other, &w->reply, &w->other);
+	bpf_map_delete_elem(&moot_flows, &w->other);
+}
+
 /* Makes a connection of the packet in w->p. Returns 1, and its entry in
  * w->forward, or else what to do with the packet. */
 static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 now)
@@ -237,8 +262,10 @@ static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 no
 		took = 0;
 		svc = again;
 	}
-	if (!svc)
+	if (!svc) {
+		give_way(w, now);
 		return NEXT;
+	}
 	svc = &read;
 	if (!allowed || (w->p.flags & TCP_RST))
 		return TC_ACT_SHOT;
