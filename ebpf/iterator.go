@@ -82,7 +82,7 @@ func (it *iterators) aim(dead targets) error {
 
 // run destroys them in the network namespace of the calling thread.
 func (it *iterators) run() (int, error) {
-	count := 0
+	count, refused := 0, 0
 	var errs []error
 	for _, l := range it.links {
 		r, err := l.Open()
@@ -98,9 +98,12 @@ func (it *iterators) run() (int, error) {
 			if failed == 0 {
 				count++
 			} else {
-				errs = append(errs, errors.New("destroy socket: refused by the kernel"))
+				refused++
 			}
 		}
+	}
+	if refused > 0 {
+		errs = append(errs, fmt.Errorf("destroy sockets: the kernel refused %d", refused))
 	}
 	return count, errors.Join(errs...)
 }

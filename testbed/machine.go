@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -88,10 +89,14 @@ func (c *Cluster) startMachine(s *state, m *machineState) error {
 	if err := c.save(s); err != nil {
 		return err
 	}
-	if err := c.plug(fmt.Sprintf("m%d", len(s.Machines)), m.Addr, s.Subnet, pid, linkUpState); err != nil {
-		return err
+	err = c.plug(fmt.Sprintf("m%d", len(s.Machines)), m.Addr, s.Subnet, pid, linkUpState)
+	if err == nil {
+		_, err = w.WriteString("on")
 	}
-	_, err = w.WriteString("on")
+	if err != nil {
+		s.Machines = slices.Delete(s.Machines, len(s.Machines)-1, len(s.Machines))
+		err = errors.Join(err, m.Process.killAndWait(context.Background(), nil), c.save(s))
+	}
 	return err
 }
 
@@ -127,6 +132,9 @@ func (m *Machine) Exec(ctx context.Context, cmd Command) (int, error) {
 
 // Dial connects from the machine. The address is literal, no name.
 func (m *Machine) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if !m.process.alive() {
+		return nil, fmt.Errorf("machine %s is gone", m.Name)
+	}
 	return inNetns(fmt.Sprintf("/proc/%d/ns/net", m.process.PID), func() (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, network, addr)
@@ -136,6 +144,9 @@ func (m *Machine) Dial(ctx context.Context, network, addr string) (net.Conn, err
 // Route leads what the machine sends to a range of addresses by way of a
 // neighbour, in place of whatever led there before.
 func (m *Machine) Route(to netip.Prefix, via netip.Addr) error {
+	if !m.process.alive() {
+		return fmt.Errorf("machine %s is gone", m.Name)
+	}
 	ns, err := netns.GetFromPid(m.process.PID)
 	if err != nil {
 		return fmt.Errorf("route %s on %s: %w", to, m.Name, err)

@@ -1,8 +1,8 @@
 //go:build ignore
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /* Destroys the sockets of one network namespace that a Service led to a backend
- * that is gone or does not answer. Each iterator writes a byte for each socket. It wants kernel 6.5,
- * so it is loaded apart from all else. */
+ * that is gone or does not answer. Each iterator writes a byte for each socket. It
+ * wants kernel 6.5, so it is loaded apart from all else. */
 #include "maps.h"
 #include <linux/in.h>
 #include <linux/in6.h>
@@ -11,6 +11,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define SYN_SENT 2
+#define TIME_WAIT 6
 
 /* Of the kernel's own types what is used here, found by name when it is loaded. */
 #define KERNEL __attribute__((preserve_access_index))
@@ -80,6 +81,8 @@ static __always_inline int visit(struct bpf_iter_meta *meta, struct sock_common 
 	} else {
 		return 0;
 	}
+	if (proto == IPPROTO_TCP && sk->skc_state == TIME_WAIT)
+		return 0; /* no socket any more, the kernel would refuse */
 	which = bpf_map_lookup_elem(&moot_dead, &dead);
 	if (!which || (*which == OPENING && !(proto == IPPROTO_TCP && sk->skc_state == SYN_SENT)))
 		return 0;

@@ -29,7 +29,7 @@ type Answer struct {
 	Pod    string `json:"pod"`
 	Node   string `json:"node"`
 	Client string `json:"client"` // the asker's address and port, as the server sees it
-	At     string `json:"at"`     // the address and port of the server that was reached
+	At     string `json:"at"`     // where the server was reached; of UDP only the port is told
 }
 
 // Config says whom to ask, and how.

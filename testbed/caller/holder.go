@@ -35,7 +35,7 @@ func NewHolder(cfg Config, conns int) (*Holder, error) {
 	return h, nil
 }
 
-// Run holds the connections until ctx ends.
+// Run holds the connections until ctx ends. What that breaks off is forgotten.
 func (h *Holder) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	for _, t := range h.tallies {
@@ -73,10 +73,14 @@ func (h *Holder) hold(ctx context.Context, tally *tally) {
 			}
 		}
 		if err == nil {
-			answer, err = exchange(conn, in, h.cfg)
+			answer, err = exchange(ctx, conn, in, h.cfg)
 		}
 		if err != nil {
 			shut()
+		}
+		if err != nil && ctx.Err() != nil {
+			tally.forget(t)
+			return
 		}
 		tally.end(t, time.Now(), answer, err)
 		select {
@@ -87,7 +91,9 @@ func (h *Holder) hold(ctx context.Context, tally *tally) {
 	}
 }
 
-func exchange(conn net.Conn, in *bufio.Reader, cfg Config) (a Answer, err error) {
+func exchange(ctx context.Context, conn net.Conn, in *bufio.Reader, cfg Config) (a Answer, err error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
 	if err := conn.SetDeadline(time.Now().Add(cfg.Timeout)); err != nil {
 		return a, err
 	}

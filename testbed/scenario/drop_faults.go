@@ -140,6 +140,9 @@ func (d *drop) tryFault(ctx context.Context, f fault, bound time.Duration) error
 			if !w.kept {
 				longest = max(longest, r.Gap, r.Spell)
 			}
+			if r.Window < took {
+				errs = append(errs, fmt.Errorf("%s: the client was itself started anew", w.names[j]))
+			}
 			if r.Failures > 0 && (f.allowed == nothing || f.allowed == keptEnd && !w.kept) {
 				errs = append(errs, fmt.Errorf("%s: %d of %d failed: %v%s", w.names[j], r.Failures, r.Tries, r.Errors, stall(w, r)))
 			}
@@ -160,10 +163,14 @@ func (d *drop) tryFault(ctx context.Context, f fault, bound time.Duration) error
 
 // details tells how the tries of a report failed.
 func details(r caller.Report) string {
-	if r.Failures == 0 {
-		return ""
+	text := ""
+	if r.Missed > 0 {
+		text = fmt.Sprintf(", %d not begun", r.Missed)
 	}
-	return fmt.Sprintf(" %v, after %s at most%s", r.Errors, seconds(r.Hung), when(r))
+	if r.Failures > 0 {
+		text += fmt.Sprintf(" %v, after %s at most%s", r.Errors, seconds(r.Hung), when(r))
+	}
+	return text
 }
 
 // stall tells that a client itself stood still: then the machine is too busy for
