@@ -107,6 +107,7 @@ func (k *Kubelet) Run(ctx context.Context, ready func()) (err error) {
 	})
 	group.Go(func() error { return k.watchReady(groupCtx, clients.kube, started, ready) })
 	group.Go(func() error { return k.settleLater(groupCtx) })
+	group.Go(func() error { return keepCSINode(groupCtx, k.cfg.NodeName, clients.kube) })
 	if err := group.Wait(); err != nil && ctx.Err() == nil {
 		return err
 	}
