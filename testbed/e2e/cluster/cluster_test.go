@@ -50,6 +50,7 @@ func all(ctx context.Context, t *testing.T, b *scenario.Bed) error {
 		}},
 		{"kubectl on every node", func() error { return kubectl(ctx, b) }},
 		{"Services from everywhere", func() error { return b.Services(ctx, 20, 300) }},
+		{"names from everywhere", func() error { return b.Names(ctx) }},
 		{"clients move between nodes", func() error { return b.Roam(ctx, 40, 1) }},
 		{"keys rotate under writes", func() error { return b.Rotate(ctx) }},
 		{"a backup goes back into the living cluster", func() error { return b.Restore(ctx, false) }},
