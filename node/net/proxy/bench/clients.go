@@ -48,13 +48,13 @@ func listen() error {
 // connect opens a TCP connection and resets it, so that it leaves no port in use,
 // and returns how long connect() took. It calls the kernel without telling Go's
 // scheduler, whose work would be in the time; no call blocks for longer than the
-// second set here.
+// seconds set here, in which a lost packet is sent again.
 func connect(to [4]byte, port uint16) (time.Duration, error) {
 	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if errno != 0 {
 		return 0, errno
 	}
-	linger, patience := unix.Linger{Onoff: 1}, unix.Timeval{Sec: 1}
+	linger, patience := unix.Linger{Onoff: 1}, unix.Timeval{Sec: 5}
 	addr := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: to, Port: port<<8 | port>>8}
 	_, _, errLinger := unix.RawSyscall6(unix.SYS_SETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_LINGER,
 		uintptr(unsafe.Pointer(&linger)), unsafe.Sizeof(linger), 0)
