@@ -50,7 +50,9 @@ func keepCSINode(ctx context.Context, node string, client clientset.Interface) e
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			csiNode = own
+			if csiNode != own {
+				csiNode = own
+			}
 		}
 	}
 }
