@@ -210,7 +210,7 @@ func (b *Balancer) ledTo(s *netlink.Socket, proto Protocol, dead targets) bool {
 		return false
 	}
 	opening, is := dead[endpoint{netip.AddrPortFrom(remote.Unmap(), s.ID.DestinationPort), proto}]
-	if !is || opening && !(proto == TCP && s.State == netlink.TCP_SYN_SENT) {
+	if !is || opening && (proto != TCP || s.State != netlink.TCP_SYN_SENT) {
 		return false
 	}
 	key := originKey{

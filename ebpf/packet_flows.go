@@ -35,11 +35,6 @@ const (
 	flowReply  = 1 << 0
 	flowRemote = 1 << 1
 	flowRefuse = 1 << 2
-
-	stateReplied    = 1 << 0
-	stateClientFIN  = 1 << 1
-	stateBackendFIN = 1 << 2
-	stateReset      = 1 << 3
 )
 
 // reverse returns the key of the other entry of the connection.

@@ -42,7 +42,7 @@ func testMachine(t *testing.T, c *Cluster) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if got := conn.LocalAddr().String(); !strings.HasPrefix(got, m.Addr.String()+":") {
 		t.Errorf("dialled from %s", got)
 	}

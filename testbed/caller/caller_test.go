@@ -101,7 +101,7 @@ func TestCallerGoesOn(t *testing.T) {
 	close(hang)
 	await(t, func() bool { return c.Peek().Longest > c.Peek().Window })
 	srv.CloseClientConnections()
-	srv.Listener.Close()
+	_ = srv.Listener.Close() // from here on it refuses
 	await(t, func() bool { return c.Peek().Errors["connection refused"] > 3 })
 	cancel()
 	if err := <-ran; err != nil {
@@ -114,7 +114,7 @@ func TestCallerOverUDP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	go func() {
 		b := make([]byte, 100)
 		for {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -91,7 +92,7 @@ func (s *shop) evenly(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var out string
+	var out strings.Builder
 	var errs []error
 	for _, c := range []struct {
 		from place
@@ -120,9 +121,9 @@ func (s *shop) evenly(ctx context.Context) (string, error) {
 			err = fmt.Errorf("from %s: %v, chi-square %.1f, p %.2g", c.from.name, counts, chi2, p)
 		}
 		errs = append(errs, err)
-		out += fmt.Sprintf("from %s %v chi-square %.1f p %.2g; ", c.from.name, counts, chi2, p)
+		fmt.Fprintf(&out, "from %s %v chi-square %.1f p %.2g; ", c.from.name, counts, chi2, p)
 	}
-	return out, errors.Join(errs...)
+	return out.String(), errors.Join(errs...)
 }
 
 // ports looks whether each port leads to the container's port of that name.

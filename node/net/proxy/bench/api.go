@@ -102,7 +102,7 @@ func (k *kind) serve(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("find codec of %s", runtime.ContentTypeProtobuf)
 	}
 	w.Header().Set("Content-Type", runtime.ContentTypeProtobuf+";stream=watch")
-	frames := info.StreamSerializer.Framer.NewFrameWriter(w)
+	frames := info.StreamSerializer.NewFrameWriter(w)
 	codec := scheme.Codecs.EncoderForVersion(info.Serializer, k.group)
 	send := func(what watch.EventType, object runtime.Object) error {
 		var raw bytes.Buffer
