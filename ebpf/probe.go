@@ -28,17 +28,40 @@ type Feature struct {
 	Err      error  // nil when the kernel has it; else why it is unusable
 }
 
-// Probe asks the running kernel for each feature. It needs CAP_BPF or root
-// and takes some milliseconds.
+// Probe asks the running kernel for each feature. It needs root and takes some
+// tenths of a second.
 func Probe() []Feature {
 	return []Feature{
-		{"BTF", true, "programs built once run on every kernel (CO-RE)", probeBTF()},
+		{"Moot's programs", true, "the kernel's verifier has the last word", probePrograms()},
+		{"BTF", false, "functions of the kernel's that programs may call", probeBTF()},
 		{"cgroup sock_addr", true, "Service addresses are chosen when a socket connects", features.HaveProgramType(ebpf.CGroupSockAddr)},
 		{"tc classifier", true, "NodePort traffic from outside", features.HaveProgramType(ebpf.SchedCLS)},
 		{"XDP", false, "NodePort traffic from outside, faster", features.HaveProgramType(ebpf.XDP)},
 		{"LRU hash map", true, "connection tracking", features.HaveMapType(ebpf.LRUHash)},
 		{"bpf_sock_destroy", false, "sockets to dead backends are destroyed in one pass (6.5)", probeKfunc("bpf_sock_destroy")},
 	}
+}
+
+// probePrograms loads what [Open] loads, with maps of its own.
+func probePrograms() error {
+	if _, err := netnsCookie(); err != nil {
+		return err
+	}
+	for _, read := range []func() (*ebpf.CollectionSpec, error){loadSock, loadPacket} {
+		spec, err := read()
+		if err != nil {
+			return fmt.Errorf("read programs: %w", err)
+		}
+		for _, m := range spec.Maps {
+			m.MaxEntries = 1
+		}
+		coll, err := ebpf.NewCollection(spec)
+		if err != nil {
+			return fmt.Errorf("load programs: %w", err)
+		}
+		coll.Close()
+	}
+	return nil
 }
 
 func probeBTF() error {

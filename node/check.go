@@ -85,8 +85,8 @@ func checkKernel(Config) Finding {
 	}
 	release := unix.ByteSliceToString(u.Release[:])
 	f.Severity, f.Detail = OK, release
-	if major, minor, ok := kernelVersion(release); ok && (major < 5 || major == 5 && minor < 10) {
-		f.Severity, f.Hint = Warn, "5.10 or later is what this is tried on"
+	if major, minor, ok := kernelVersion(release); ok && (major < 6 || major == 6 && minor < 1) {
+		f.Severity, f.Hint = Warn, "6.1 or later is what this is tried on"
 	}
 	return f
 }

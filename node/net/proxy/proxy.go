@@ -53,7 +53,7 @@ type Mode string
 // The modes.
 const (
 	Auto     Mode = "auto"     // the first of the others that can be used
-	EBPF     Mode = "ebpf"     // needs cgroup v2, a bpffs and a kernel with BTF
+	EBPF     Mode = "ebpf"     // needs cgroup v2 and a bpffs
 	NFTables Mode = "nftables" // needs the nft program, 1.0.1 or later
 	IPTables Mode = "iptables" // needs the iptables program
 	None     Mode = "none"     // Services are somebody else's business
