@@ -24,7 +24,7 @@ const idle = 1500 * time.Millisecond
 type figures struct {
 	side *side
 	from [len(places)]struct {
-		p50, p99, over []time.Duration // one by one; over the direct side's p50
+		p50, p99, over []time.Duration // one by one; the median of what p50 was over the direct side's in the same turn
 		rate           []float64
 		p99AtOnce      []time.Duration
 	}
@@ -108,27 +108,28 @@ func measure(ctx context.Context, n int, s settings) (r row, err error) {
 }
 
 func latency(order []*figures, place int, s settings) error {
-	times := make([][]time.Duration, len(order))
+	times, over := make([][]time.Duration, len(order)), make([][]time.Duration, len(order))
 	for range turns {
+		p50 := make([]time.Duration, len(order))
+		var base time.Duration
 		for i, f := range order {
 			a, err := f.side.measure(question{Kind: oneByOne, Pod: place == 1, Count: s.connects / turns})
 			if err != nil {
 				return err
 			}
 			times[i] = append(times[i], a.Times...)
+			if p50[i] = quantile(a.Times, 50); f.side.name == direct {
+				base = p50[i]
+			}
 		}
-	}
-	var base time.Duration
-	for i, f := range order {
-		if f.side.name == direct {
-			base = quantile(times[i], 50)
+		for i := range order {
+			over[i] = append(over[i], p50[i]-base)
 		}
 	}
 	for i, f := range order {
 		to := &f.from[place]
-		p50 := quantile(times[i], 50)
-		to.p50, to.p99 = append(to.p50, p50), append(to.p99, quantile(times[i], 99))
-		to.over = append(to.over, p50-base)
+		to.p50, to.p99 = append(to.p50, quantile(times[i], 50)), append(to.p99, quantile(times[i], 99))
+		to.over = append(to.over, median(over[i]))
 	}
 	return nil
 }
