@@ -80,9 +80,9 @@ func parse(args []string) (settings, error) {
 	flags.IntVar(&s.rounds, "rounds", 3, "rounds of each side")
 	flags.IntVar(&s.connects, "connects", 4000, "connections one at a time in a round")
 	flags.IntVar(&s.clients, "clients", 4, "clients that connect at once")
-	flags.DurationVar(&s.period, "time", 3*time.Second, "for how long they do in a round")
-	flags.IntVar(&s.changes, "changes", 6, "changes of an EndpointSlice in a round, an even number")
-	flags.DurationVar(&s.bound, "bound", 5*time.Minute, "a side that does not serve all Services so long after its start is left out")
+	flags.DurationVar(&s.period, "time", 2*time.Second, "for how long they do in a round")
+	flags.IntVar(&s.changes, "changes", 4, "changes of an EndpointSlice in a round, an even number")
+	flags.DurationVar(&s.bound, "bound", 10*time.Minute, "a side that does not serve all Services so long after its start is left out")
 	if err := flags.Parse(args); err != nil {
 		return s, err
 	}
