@@ -27,6 +27,7 @@ NODES ?= 3
 SIM ?= 3,5,10,50
 OBJECTS ?= 1000
 YEARS ?= 20000
+SUITES ?= bookworm trixie
 
 ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline services drop names traces stranger)
 
@@ -110,8 +111,8 @@ conformance: build ## upstream's conformance suite, unmodified, on three nodes (
 vm: build ## boot a stock Debian 12 under software emulation and try a node in it (root, 20 minutes)
 	testbed/vm/boot --install
 
-verify-kernels: ## load every eBPF program on Debian 12's 6.1 kernel under QEMU and try it there (root, 20 minutes)
-	GO="$(GO)" testbed/vm/kernels --install
+verify-kernels: ## load every eBPF program on SUITES' stock kernels under QEMU and try it there (root, half an hour)
+	GO="$(GO)" testbed/vm/kernels --install $(SUITES)
 
 bin/accept: build
 	@$(GO) build -o $@ ./testbed/accept
