@@ -17,7 +17,7 @@ var sizedMaps = [...]string{
 
 // maxFactor is how many GiB the maps are sized for at most: of 262144 Services'
 // frontends, 1048576 backends of theirs and 131072 connections from outside. They
-// take 11 MiB on a machine of 1 GiB and 94 MiB here, empty.
+// take 11 MiB on a machine of 1 GiB and 94 MiB on one of 8 and more, empty.
 const maxFactor = 8
 
 // sizeFactor is the memory in GiB, up to the next power of two, within bounds:
