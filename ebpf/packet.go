@@ -27,16 +27,25 @@ type packets struct {
 // ownMaps are those that no other program shares.
 var ownMaps = [...]string{"moot_flows", "moot_fragments", "moot_devices"}
 
-// openPackets loads the programs onto the shared maps, by name, and its own
-// maps, pinned in the directory pins, which are adopted if their layout is the
-// same: then the connections of the programs before go on.
-func openPackets(pins string, shared map[string]*ebpf.Map, noTCX bool, log *slog.Logger) (*packets, error) {
+// packetSpec is what the packet programs are loaded from.
+func packetSpec(pins string) (*ebpf.CollectionSpec, error) {
 	spec, err := loadPacket()
 	if err != nil {
 		return nil, fmt.Errorf("read packet programs: %w", err)
 	}
 	for _, name := range ownMaps {
 		spec.Maps[name].Pinning = ebpf.PinByName
+	}
+	return spec, setSizes(spec, pins)
+}
+
+// openPackets loads the programs onto the shared maps, by name, and its own
+// maps, pinned in the directory pins, which are adopted if their layout is the
+// same: then the connections of the programs before go on.
+func openPackets(pins string, shared map[string]*ebpf.Map, noTCX bool, log *slog.Logger) (*packets, error) {
+	spec, err := packetSpec(pins)
+	if err != nil {
+		return nil, err
 	}
 	replace := map[string]*ebpf.Map{}
 	for name, m := range shared {
@@ -45,9 +54,6 @@ func openPackets(pins string, shared map[string]*ebpf.Map, noTCX bool, log *slog
 		}
 	}
 	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: pins}, MapReplacements: replace}
-	if err := setSizes(spec, pins); err != nil {
-		return nil, err
-	}
 	coll, err := load("packet programs", spec, opts)
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
 		log.Warn("open connections from outside are forgotten: their layout is another", "err", err)
@@ -55,6 +61,9 @@ func openPackets(pins string, shared map[string]*ebpf.Map, noTCX bool, log *slog
 			if err := os.Remove(filepath.Join(pins, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return nil, fmt.Errorf("remove map of another layout: %w", err)
 			}
+		}
+		if spec, err = packetSpec(pins); err != nil { // what is not pinned any more has no say in sizes
+			return nil, err
 		}
 		coll, err = load("packet programs", spec, opts)
 	}

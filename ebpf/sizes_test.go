@@ -93,3 +93,37 @@ func TestPinnedMapsKeepTheirSize(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// What is made anew, because a map beside it has another layout, is sized anew.
+func TestMapsMadeAnewAreSizedAnew(t *testing.T) {
+	cfg, in := inNode(t)
+	if !in {
+		return
+	}
+	spec, err := loadPacket()
+	if err != nil {
+		t.Fatal(err)
+	}
+	small, other := spec.Maps["moot_flows"].Copy(), spec.Maps["moot_devices"].Copy()
+	small.MaxEntries = 1000
+	other.ValueSize, other.Value = other.ValueSize+8, nil
+	if err := os.MkdirAll(cfg.Pins, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, old := range map[string]*ebpf.MapSpec{"moot_flows": small, "moot_devices": other} {
+		m, err := ebpf.NewMap(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(m.Pin(filepath.Join(cfg.Pins, name)), m.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := openNode(t, cfg)
+	if got := b.packets.coll.Maps["moot_flows"].MaxEntries(); got == small.MaxEntries {
+		t.Errorf("moot_flows was made anew with room for %d entries, as before", got)
+	}
+	if err := errors.Join(b.Close(), Remove(cfg)); err != nil {
+		t.Fatal(err)
+	}
+}
