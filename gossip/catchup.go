@@ -102,8 +102,9 @@ func (a *Agent) await(ctx context.Context, goal crdt.Vector) error {
 
 // Bootstrap waits until the replica has all that one live peer had. It is for a
 // new replica, or one that Run gave up with [ErrForgotten], before anything is
-// served from it: when the cluster has left it behind, it is wiped first. A node that knows
-// of no other member returns at once.
+// served from it: when the cluster has left it behind, it is wiped first, and
+// filled by a peer that includes what was wiped, unless none is left. A node
+// that knows of no other member returns at once.
 func (a *Agent) Bootstrap(ctx context.Context) error {
 	a.phase.CompareAndSwap(phaseEntering, phaseBootstrap)
 	changed, cancel := a.Subscribe()
@@ -113,8 +114,10 @@ func (a *Agent) Bootstrap(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("bootstrap replica: %w", ctx.Err())
 	}
+	hoped := time.Now()
 	for {
-		alone := len(a.sought()) == 0
+		life, owed := a.replica.now(), a.cfg.Store.Owed()
+		alone, answered := len(a.sought()) == 0, false
 		for _, m := range a.Members() {
 			if m.Self || m.State == StateLeft {
 				continue
@@ -128,13 +131,27 @@ func (a *Agent) Bootstrap(ctx context.Context) error {
 				a.log.Debug("peer does not say what it has", "peer", m.Name, "err", err)
 				continue
 			}
+			answered = true
+			if !goal.Includes(owed) {
+				continue
+			}
 			a.log.Info("getting the store from the cluster", "peer", m.Name, "missing", distance(a.cfg.Store.Vector(), goal))
-			if err := a.awaitFrom(ctx, goal, m.Name); err == nil {
+			if err := a.awaitFrom(ctx, goal, m.Name, life); err == nil {
 				return nil
 			}
+			hoped = time.Now()
 		}
-		if alone {
+		switch {
+		case alone && owed == nil:
 			return nil
+		case !answered && !alone:
+			hoped = time.Now()
+		case owed != nil && (alone || time.Since(hoped) > a.cfg.FillWait):
+			a.log.Warn("no member has what was wiped here, going on with what the others have and what only this replica had")
+			if err := a.cfg.Store.GiveUpOwed(ctx); err != nil {
+				return fmt.Errorf("bootstrap replica: %w", err)
+			}
+			continue
 		}
 		select {
 		case <-ctx.Done():
@@ -145,30 +162,31 @@ func (a *Agent) Bootstrap(ctx context.Context) error {
 	}
 }
 
-// awaitFrom waits until this replica includes goal, or the member it came from
-// is no longer there; others may bring it all the same.
-func (a *Agent) awaitFrom(ctx context.Context, goal crdt.Vector, name string) error {
-	ctx, cancel := context.WithCancel(ctx)
+// awaitFrom waits until this replica includes goal, or is wiped, or the member
+// that goal came from is no longer there; others may bring it all the same.
+func (a *Agent) awaitFrom(ctx context.Context, goal crdt.Vector, name string, life int) error {
+	advanced, cancel := a.advanced.add()
 	defer cancel()
 	changed, done := a.Subscribe()
 	defer done()
-	finished := make(chan error, 1)
-	go func() { finished <- a.await(ctx, goal) }()
 	for {
+		included := a.cfg.Store.Vector().Includes(goal)
+		a.mu.Lock()
+		live := a.members[name].Live()
+		a.mu.Unlock()
+		switch {
+		case a.replica.now() != life:
+			return errWiped
+		case included:
+			return nil
+		case !live:
+			return errors.New("the peer is gone")
+		}
 		select {
-		case err := <-finished:
-			return err
+		case <-advanced:
 		case <-changed:
-			a.mu.Lock()
-			live := a.members[name].Live()
-			a.mu.Unlock()
-			if !live {
-				cancel()
-				if err := <-finished; err == nil {
-					return nil
-				}
-				return errors.New("the peer is gone")
-			}
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }
@@ -211,36 +229,38 @@ func (a *Agent) side() side {
 }
 
 // leftBehind deals with a peer that has forgotten deletes which this replica
-// never saw.
-func (a *Agent) leftBehind(ctx context.Context, r *running, l *link, theirs side) {
+// never saw. It reports whether the replica was wiped, to be filled by the peer.
+func (a *Agent) leftBehind(ctx context.Context, r *running, l *link, theirs side) (wiped bool) {
 	if own := a.side(); !own.givesWay(theirs) {
 		a.log.Debug("a peer was away for too long and is to be wiped", "peer", l.name)
-		return
+		return false
 	}
 	switch a.phase.Load() {
 	case phaseEntering:
-		return // it is tried again
+		return false // it is tried again
 	case phaseServing:
 		a.log.Error("this replica was away for too long: it must be wiped and bootstrapped", "peer", l.name)
 		a.stop(fmt.Errorf("%w: says %s", ErrForgotten, l.name))
-		return
+		return false
 	}
 	to, ok := a.addressOf(l.name)
 	if !ok {
-		return
+		return false
 	}
 	w, err := a.askAt(ctx, r, to, l.name)
 	if err != nil {
-		return
+		return false
 	}
 	if err := a.replica.wipe(ctx, a.cfg.Store, w.Vector); err != nil {
 		a.log.Error("replica is not wiped", "err", err)
-		return
+		return false
 	}
 	a.log.Warn("this replica was away for too long and has been wiped", "peer", l.name)
+	a.advanced.fire()
 	if err := a.setCard(func(c *card) { c.origin = a.cfg.Store.Origin() }); err != nil && ctx.Err() == nil {
 		a.log.Warn("new incarnation is not announced", "err", err)
 	}
+	return true
 }
 
 // life keeps a replica's streams from claiming what was wiped: each belongs to

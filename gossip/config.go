@@ -67,6 +67,9 @@ type Config struct {
 	Heartbeat, SuspectAfter, DeadAfter time.Duration
 	// CatchUpWait bounds, for each member, the wait of CatchUp.
 	CatchUpWait time.Duration
+	// FillWait is how long a wiped replica waits for a member that has what was
+	// wiped, while others are there.
+	FillWait time.Duration
 	// Mesh is up to how many members all tail each other; beyond it each tails
 	// Degree others.
 	Mesh, Degree int
@@ -84,6 +87,7 @@ func DefaultConfig() Config {
 		SuspectAfter: 800 * time.Millisecond,
 		DeadAfter:    2500 * time.Millisecond,
 		CatchUpWait:  3 * time.Second,
+		FillWait:     time.Minute,
 		Mesh:         10,
 		Degree:       5,
 	}
@@ -104,7 +108,7 @@ func (c Config) Validate() error {
 		return errors.New("validate gossip config: no address to bind")
 	case c.Identity == nil || c.Store == nil || c.Now == nil || c.Log == nil || c.Seeds == nil:
 		return errors.New("validate gossip config: no identity, store, clock, logger or seeds")
-	case c.AckWait <= 0 || c.Heartbeat <= 0 || c.CatchUpWait <= 0:
+	case c.AckWait <= 0 || c.Heartbeat <= 0 || c.CatchUpWait <= 0 || c.FillWait <= 0:
 		return errors.New("validate gossip config: a wait is not positive")
 	case c.SuspectAfter < 2*c.Heartbeat:
 		return fmt.Errorf("validate gossip config: suspect after %v is below two heartbeats of %v", c.SuspectAfter, c.Heartbeat)

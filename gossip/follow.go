@@ -50,10 +50,8 @@ func (a *Agent) follow(ctx context.Context, r *running, l *link) {
 		refusal, refused := errors.AsType[*failure](err)
 		_, own := errors.AsType[*ownFailure](err)
 		l.down(err, refused || own)
-		if refused && refusal.Code == failForgotten {
-			a.leftBehind(ctx, r, l, refusal.Side)
-		}
-		if time.Since(started) > 2*streamSilence {
+		wiped := refused && refusal.Code == failForgotten && a.leftBehind(ctx, r, l, refusal.Side)
+		if wiped || time.Since(started) > 2*streamSilence {
 			delay = retryFirst
 		}
 		select {
@@ -76,10 +74,14 @@ func (a *Agent) followOnce(ctx context.Context, r *running, l *link) error {
 		return err
 	}
 	defer conn.Close() //nolint:errcheck // it is over
+	born := a.replica.now()
+	if owed := a.cfg.Store.Owed(); !greeting.Vector.Includes(owed) {
+		return &ownFailure{fmt.Errorf("%s has not all that was wiped here", l.name)}
+	}
 	l.learn(greeting.Vector)
 	a.stability.learn(greeting.Stable)
 	l.up()
-	f := &follower{agent: a, link: l, conn: conn, in: in, queue: newPartQueue(windowBytes), acking: newSignal(), writing: newTurnstile(), life: a.replica.now()}
+	f := &follower{agent: a, link: l, conn: conn, in: in, queue: newPartQueue(windowBytes), acking: newSignal(), writing: newTurnstile(), life: born}
 	return f.run(ctx, greeting)
 }
 

@@ -33,6 +33,10 @@ type Replica interface {
 	Digest() string
 	// Wipe takes out what covered includes, to be had anew.
 	Wipe(ctx context.Context, covered crdt.Vector) error
+	// Owed is what a peer must include to fill a wiped replica, nil for a whole
+	// one. GiveUpOwed ends the wait for such a peer.
+	Owed() crdt.Vector
+	GiveUpOwed(ctx context.Context) error
 
 	// List returns the values of the keys below prefix. Delete deletes a key.
 	List(ctx context.Context, prefix string) (map[string][]byte, error)

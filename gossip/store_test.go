@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mootkube/moot/gossip"
 	"github.com/mootkube/moot/gossip/crdt"
@@ -145,6 +146,71 @@ func TestForgottenReplica(t *testing.T) {
 		if n1.get("/registry/pods/default/"+name) == "" {
 			t.Errorf("what only n2 wrote is lost: %s", name)
 		}
+	}
+}
+
+// A wiped replica is filled by a member that has what was wiped, and not by one
+// that was behind as well; when no such member comes, by what is there.
+func TestWipedReplicaIsFilledByWhoHasIt(t *testing.T) {
+	for name, returns := range map[string]bool{"it returns": true, "it is gone": false} {
+		t.Run(name, func(t *testing.T) {
+			all := machines(t, 3)
+			n1, n2, n3 := all[0], all[1], all[2]
+			n1.put("/registry/pods/default/old", pod("old", "1"))
+			eventually(t, "stores agree", func() bool { return agreed(all...) })
+			n3.stop()
+			n1.put("/registry/pods/default/new", pod("new", "1"))
+			eventually(t, "stores agree", func() bool { return agreed(n1, n2) })
+			had := n1.store.Vector()
+			n1.stop()
+			n2.put("/registry/pods/default/alone", pod("alone", "1"))
+			n2.stop()
+			if !returns {
+				n2.cfg.FillWait = time.Millisecond
+			}
+			n2.start(n3.addr)
+			if err := n2.store.Wipe(t.Context(), had); err != nil {
+				t.Fatal(err)
+			}
+			n3.start(n2.addr)
+			if returns {
+				eventually(t, "the other one is not tailed", func() bool {
+					for _, m := range n2.agent.Status().Members {
+						if m.Name == n3.name {
+							return strings.Contains(m.Error, "has not all that was wiped")
+						}
+					}
+					return false
+				})
+				if got := n2.get("/registry/pods/default/old"); got != "" {
+					t.Errorf("it was filled with %q", got)
+				}
+				n1.start(n2.addr)
+			}
+			if err := n2.agent.Bootstrap(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if owed := n2.store.Owed(); owed != nil {
+				t.Errorf("it still waits for %v", owed)
+			}
+			want := map[string]bool{"old": true, "alone": true, "new": returns}
+			for name, there := range want {
+				if got := n2.get("/registry/pods/default/" + name); (got != "") != there {
+					t.Errorf("%s is %q", name, got)
+				}
+			}
+			n3.agent.Serving()
+			n2.agent.Serving()
+			if !returns {
+				n1.start(n2.addr)
+			}
+			eventually(t, "all agree", func() bool { return agreed(all...) })
+			for name := range want {
+				if n3.get("/registry/pods/default/"+name) == "" {
+					t.Errorf("%s is lost", name)
+				}
+			}
+		})
 	}
 }
 

@@ -181,6 +181,12 @@ func (r *Replica) Wipe(context.Context, crdt.Vector) error {
 	return nil
 }
 
+// Owed is nil: what was wiped is forgotten.
+func (r *Replica) Owed() crdt.Vector { return nil }
+
+// GiveUpOwed has nothing to do.
+func (r *Replica) GiveUpOwed(context.Context) error { return nil }
+
 // List returns the values below prefix.
 func (r *Replica) List(_ context.Context, prefix string) (map[string][]byte, error) {
 	r.mu.Lock()

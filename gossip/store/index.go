@@ -118,6 +118,7 @@ type view struct {
 	marks     []mark      // how the claims on peers' changes grew along the history
 	past      crdt.Vector // includes the changes that history tells of no more; immutable
 	forgotten crdt.Vector // includes the deletes that are forgotten; immutable
+	owed      crdt.Vector // what a peer must include to fill a wiped replica, nil for a whole one; immutable
 	digest    Digest
 }
 

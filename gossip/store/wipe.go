@@ -77,11 +77,27 @@ func (l *loader) readReplica(db *pebble.DB) error {
 	if l.owed, err = readOwed(db); err != nil {
 		return err
 	}
+	if l.owed != nil {
+		l.head.owed = l.owed.covered
+	}
 	if l.head.past, err = getVector(db, pastKey); err != nil {
 		return err
 	}
 	l.head.forgotten, err = getVector(db, forgotKey)
 	return err
+}
+
+// known returns the part of the claims that a replica which includes has may
+// make again: of an origin all, when the changes of it that were taken out are
+// back.
+func (o *owed) known(has func(crdt.Origin) uint64) crdt.Vector {
+	out := crdt.Vector{}
+	for origin, seq := range o.claims {
+		if has(origin) >= min(seq, o.covered[origin]) {
+			out[origin] = seq
+		}
+	}
+	return out
 }
 
 // Wipe takes everything replicated out of the store, so that it can be had anew
@@ -197,7 +213,7 @@ func (c *committer) owe(b *batch, before, covered crdt.Vector) {
 		next.claims.Join(c.owed.claims)
 		next.aside = c.owed.aside
 	}
-	c.owed = next
+	c.owed, c.head.owed = next, next.covered
 	c.must(c.disk(b).Set(owedKey, next.encode(), nil))
 }
 
@@ -213,25 +229,48 @@ func (c *committer) setAside(b *batch, r *crdt.Record) {
 // settleOwed applies what was set aside and claims again what was claimed
 // before a wipe, once what was taken out is back. It returns what lost.
 func (c *committer) settleOwed(b *batch) ([]crdt.Conflict, error) {
-	o := c.owed
-	if o == nil || !c.head.claims.includes(o.covered) {
+	if c.owed == nil || !c.head.claims.includes(c.owed.covered) {
 		return nil, nil
 	}
+	return c.applyAside(b, c.owed.claims)
+}
+
+// applyAside applies what was set aside and makes claims again.
+func (c *committer) applyAside(b *batch, claims crdt.Vector) ([]crdt.Conflict, error) {
 	var lost []crdt.Conflict
-	for _, r := range o.aside {
+	for _, r := range c.owed.aside {
 		conflicts, err := c.applyOne(b, r)
 		if err != nil {
 			return nil, err
 		}
 		lost = append(lost, conflicts...)
 	}
-	c.claim(o.claims)
+	c.claim(claims)
 	c.dropOwed(b)
 	return lost, nil
 }
 
+// Owed returns what a peer must include for this replica to be filled from it
+// after a [Store.Wipe], nil for a replica that is whole. It is not to be changed.
+func (s *Store) Owed() crdt.Vector { return s.view.Load().owed }
+
+// GiveUpOwed ends the wait for what was wiped, as no peer is left that has it:
+// what was set aside is applied to what is here.
+func (s *Store) GiveUpOwed(ctx context.Context) error {
+	return s.submit(ctx, &request{do: (*committer).giveUpOwed})
+}
+
+func (c *committer) giveUpOwed(b *batch) error {
+	if c.owed == nil {
+		return nil
+	}
+	lost, err := c.applyAside(b, c.owed.known(c.head.claims.upTo))
+	c.keepConflicts(b, lost)
+	return err
+}
+
 func (c *committer) dropOwed(b *batch) {
-	c.owed = nil
+	c.owed, c.head.owed = nil, nil
 	c.must(c.disk(b).Delete(owedKey, nil))
 	c.must(c.disk(b).DeleteRange([]byte{asidePrefix}, []byte{asidePrefix + 1}, nil))
 }

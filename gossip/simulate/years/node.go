@@ -18,6 +18,7 @@ const (
 	historyKeep     = int64(10 * time.Minute / time.Microsecond)
 	historyMost     = 64
 	maxDrift        = 5 * time.Minute
+	owedPatience    = int64(time.Minute / time.Microsecond)
 	conflictPrefix  = "/moot/conflicts/"
 	memberPrefix    = "/moot/members/"
 	noteKey         = "/moot/local/forgotten"
@@ -35,6 +36,7 @@ type node struct {
 	life    int   // counts starts and stops: what an older life planned is void
 	offset  int64 // of its clock
 	since   int64 // it is up
+	hoped   int64 // when it last saw a member that includes what it owes
 
 	head    *state // as the committer has it
 	disk    *state // as of the last sync; what peers and clients see
@@ -292,6 +294,43 @@ func (n *node) settleOwed(g *group) {
 	n.claim(g, o.claims)
 }
 
+// takesFrom reports whether the replica may take in what a peer has: a wiped
+// one, only from those that include what it owes. What others lack of that, its
+// peer may have forgotten.
+func (n *node) takesFrom(has crdt.Vector) bool {
+	return n.head.owed == nil || has.Includes(n.head.owed.covered)
+}
+
+// giveUpOwed goes on without what was wiped when there are members, and none of
+// them has had it for a while.
+func (n *node) giveUpOwed() {
+	others := false
+	for _, p := range n.w.nodes {
+		if p == n || !n.w.reach(p.id, n.id) {
+			continue
+		}
+		others = true
+		if n.takesFrom(p.disk.claims) {
+			n.hoped = n.w.now
+		}
+	}
+	if !others {
+		n.hoped = n.w.now
+	}
+	if n.w.now-n.hoped < owedPatience {
+		return
+	}
+	n.w.report.GivenUp++
+	g := n.begin()
+	o := n.head.owed
+	n.head.owed = nil
+	for _, r := range o.aside {
+		n.applyOne(g, r)
+	}
+	n.claim(g, o.known(n.head.claims))
+	n.commit(g)
+}
+
 // keepConflicts writes down what lost.
 func (n *node) keepConflicts(g *group) {
 	for i := range g.conflicts {
@@ -323,11 +362,14 @@ func (n *node) compact() {
 	}
 	g := n.begin()
 	h := n.head
-	for _, key := range sorted(h.keys) {
-		it := h.keys[key]
-		if !it.rec.Deleted || it.rev >= n.disk.floor() || len(n.pending) > 0 {
-			continue
+	floor, dead := n.disk.floor(), map[string]held{}
+	for key, it := range h.keys {
+		if it.rec.Deleted && it.rev < floor && len(n.pending) == 0 {
+			dead[key] = it
 		}
+	}
+	for _, key := range sorted(dead) {
+		it := dead[key]
 		seen := crdt.Vector{it.rec.Dot.Origin: it.rec.Dot.Seq}
 		if it.rec.Joined() {
 			seen = it.rec.Seen()
@@ -351,6 +393,9 @@ func (n *node) compact() {
 
 // floor returns what all members have, nil when that is not known of all.
 func (n *node) floor() crdt.Vector {
+	if n.disk.keys[memberPrefix+n.name].rec == nil {
+		return nil // it does not know the members yet
+	}
 	out := n.disk.claims.Clone()
 	for _, key := range sorted(n.disk.keys) {
 		name, ok := strings.CutPrefix(key, memberPrefix)

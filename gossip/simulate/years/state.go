@@ -49,6 +49,18 @@ type owed struct {
 	aside           []*crdt.Record
 }
 
+// known returns the part of the claims that a replica which includes has may
+// claim again: of an origin all, when what was taken out of its changes is back.
+func (o *owed) known(has crdt.Vector) crdt.Vector {
+	out := crdt.Vector{}
+	for origin, seq := range o.claims {
+		if has[origin] >= min(seq, o.covered[origin]) {
+			out[origin] = seq
+		}
+	}
+	return out
+}
+
 func newState(origin crdt.Origin) *state {
 	return &state{origin: origin, ceiling: sequenceReserve, keys: map[string]held{}, claims: crdt.Vector{}, past: crdt.Vector{}, forgotten: crdt.Vector{}}
 }

@@ -81,6 +81,10 @@ func (s *stream) dial() {
 	s.close()
 	to.hear(from.name, from.disk.claims)
 	from.hear(to.name, to.disk.claims)
+	if !to.takesFrom(from.disk.claims) {
+		s.retry()
+		return
+	}
 	s.have, s.sent, s.next = to.disk.claims.Clone(), crdt.Vector{}, 0
 	if !s.sync(from.disk) {
 		s.w.report.Refused++

@@ -46,15 +46,15 @@ type Config struct {
 
 // Report says what happened.
 type Report struct {
-	NodeHours                                      float64
-	Writes, Acked, AckedAlone, Lost                int // Lost: acknowledged, and all replicas that had it lost their disks
-	Applied, Merged, Conflicts, Buried, Cuts       int
-	Refused, Wiped, Drifted, Renewed, Checks, Laws int
-	Unlike                                         int // objects found equal on two replicas that know different pasts of their keys
-	Faults                                         map[string]int
-	Violations                                     []string
-	Trace                                          uint64
-	Events                                         uint64
+	NodeHours                                               float64
+	Writes, Acked, AckedAlone, Lost                         int // Lost: acknowledged, and all replicas that had it lost their disks
+	Applied, Merged, Conflicts, Buried, Cuts                int
+	Refused, Wiped, GivenUp, Drifted, Renewed, Checks, Laws int
+	Unlike                                                  int // objects found equal on two replicas that know different pasts of their keys
+	Faults                                                  map[string]int
+	Violations                                              []string
+	Trace                                                   uint64
+	Events                                                  uint64
 }
 
 // Add adds another report's numbers.
@@ -63,7 +63,7 @@ func (r *Report) Add(o Report) {
 	for _, p := range [][2]*int{
 		{&r.Writes, &o.Writes}, {&r.Acked, &o.Acked}, {&r.AckedAlone, &o.AckedAlone}, {&r.Lost, &o.Lost}, {&r.Applied, &o.Applied},
 		{&r.Merged, &o.Merged}, {&r.Conflicts, &o.Conflicts}, {&r.Buried, &o.Buried}, {&r.Cuts, &o.Cuts}, {&r.Refused, &o.Refused},
-		{&r.Wiped, &o.Wiped}, {&r.Drifted, &o.Drifted}, {&r.Renewed, &o.Renewed}, {&r.Checks, &o.Checks}, {&r.Laws, &o.Laws}, {&r.Unlike, &o.Unlike},
+		{&r.Wiped, &o.Wiped}, {&r.GivenUp, &o.GivenUp}, {&r.Drifted, &o.Drifted}, {&r.Renewed, &o.Renewed}, {&r.Checks, &o.Checks}, {&r.Laws, &o.Laws}, {&r.Unlike, &o.Unlike},
 	} {
 		*p[0] += *p[1]
 	}
@@ -82,9 +82,9 @@ func (r *Report) Add(o Report) {
 func (r *Report) String() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%.0f node-hours, %d events: %d writes, %d acknowledged (%d alone), %d lost with every disk that had them\n"+
-		"replication: %d records applied, %d joined, %d conflicts listed, %d tombstones forgotten, %d cuts, %d refusals, %d wipes, %d frames refused for drift, %d incarnations renewed\n"+
+		"replication: %d records applied, %d joined, %d conflicts listed, %d tombstones forgotten, %d cuts, %d refusals, %d wipes (%d given up), %d frames refused for drift, %d incarnations renewed\n"+
 		"checked: %d times after healing, laws of merge %d times; %d times two replicas knew different pasts of an object that is the same on both\nfaults:",
-		r.NodeHours, r.Events, r.Writes, r.Acked, r.AckedAlone, r.Lost, r.Applied, r.Merged, r.Conflicts, r.Buried, r.Cuts, r.Refused, r.Wiped, r.Drifted, r.Renewed, r.Checks, r.Laws, r.Unlike)
+		r.NodeHours, r.Events, r.Writes, r.Acked, r.AckedAlone, r.Lost, r.Applied, r.Merged, r.Conflicts, r.Buried, r.Cuts, r.Refused, r.Wiped, r.GivenUp, r.Drifted, r.Renewed, r.Checks, r.Laws, r.Unlike)
 	for _, name := range sorted(r.Faults) {
 		fmt.Fprintf(&s, " %s %d,", name, r.Faults[name])
 	}
@@ -219,7 +219,7 @@ func (w *world) links() {
 func (w *world) start(n *node) {
 	n.up, n.serving = true, false
 	n.life++
-	n.since = w.now
+	n.since, n.hoped = w.now, w.now
 	n.disk.marks = nil // kept in memory only
 	n.head = n.disk.clone()
 	n.head.seq = n.head.ceiling
@@ -255,11 +255,17 @@ func (w *world) stop(n *node, unsynced bool) {
 }
 
 // planServe lets a node serve clients once it has what a peer has; one that is
-// not new gives up on that after some seconds.
+// not new gives up on that after some seconds. One that was wiped serves when
+// what it owes is settled.
 func (w *world) planServe(n *node) {
 	life := n.life
 	w.plan(w.between(500*time.Millisecond, 1500*time.Millisecond), evServe, n.id, 0, func() {
 		if n.life != life || n.serving {
+			return
+		}
+		if n.head.owed != nil {
+			n.giveUpOwed()
+			w.planServe(n)
 			return
 		}
 		alone, whole := true, false
@@ -269,7 +275,7 @@ func (w *world) planServe(n *node) {
 				whole = whole || n.disk.claims.Includes(p.disk.claims)
 			}
 		}
-		empty := len(n.disk.claims) == 0 || n.head.owed != nil
+		empty := len(n.disk.claims) == 0
 		late := w.now-n.since > int64(5*time.Second/time.Microsecond)
 		if whole || !empty && (alone || late) || alone && n.id == 0 && n.name == "n1" {
 			n.serving = true
@@ -331,11 +337,12 @@ func (w *world) leftBehind(follower, server *node) {
 	for _, s := range w.streams {
 		if s.from == follower.id || s.to == follower.id {
 			s.close()
+			s.backoff = 0
 			s.retry()
 		}
 	}
 	follower.serving = false
-	follower.since = w.now
+	follower.since, follower.hoped = w.now, w.now
 	follower.wipe(server.disk.claims)
 	w.report.Wiped++
 	w.planServe(follower)
