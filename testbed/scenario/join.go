@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 const (
 	joinWriters = 16
 	joinPage    = 1000 // objects in one answer
+	memoryLooks = 12   // at a daemon's memory, without finding less
 )
 
 // Join writes objects of some size through the first node and has the last one
@@ -63,7 +65,38 @@ func (b *Bed) Join(ctx context.Context, objects, size, rounds int) error {
 	}
 	b.Printf("join with %d objects of %d bytes: the state is there after median %s of %d (%s), the node ready after %s (%s)",
 		objects, size, seconds(median(copied)), rounds, list(copied), seconds(median(all)), list(all))
+	for _, node := range b.Nodes {
+		n, err := b.settledMemory(ctx, node)
+		if err != nil {
+			return err
+		}
+		b.Printf("%s: the daemon holds %d objects of %d bytes with %d MB of anonymous memory", node, objects, size, n>>20)
+	}
 	return nil // the namespace goes with the cluster: to delete so much takes minutes
+}
+
+// settledMemory returns the anonymous memory of a node's daemon, in bytes, once
+// it has not sunk for a while.
+func (b *Bed) settledMemory(ctx context.Context, node string) (int64, error) {
+	lowest, looks := int64(math.MaxInt64), 0
+	err := b.every(ctx, 5*time.Second, "memory of "+node+" settles", func(ctx context.Context) error {
+		out, err := b.on(ctx, node, nil, "sh", "-c", "grep RssAnon /proc/$(pgrep -o -x moot)/status")
+		if err != nil {
+			return err
+		}
+		var kb int64
+		if _, err := fmt.Sscanf(out, "RssAnon: %d kB", &kb); err != nil {
+			return fmt.Errorf("read memory of %s: %q: %w", node, out, err)
+		}
+		if looks++; kb<<10 < lowest-lowest/50 {
+			lowest, looks = kb<<10, 0
+		}
+		if looks < memoryLooks {
+			return fmt.Errorf("it was %d MB %d times", lowest>>20, looks+1)
+		}
+		return nil
+	})
+	return lowest, err
 }
 
 // fill creates the objects, some at a time.
