@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 )
 
@@ -10,12 +11,14 @@ import (
 // was itself off the network for a moment may accuse others. One that this node
 // tails is called as soon as its stream is silent or broken, so that the answer
 // is there by the time serf has made up its mind: a call that fails then makes
-// the death known at once. In very large clusters that would be too many calls.
+// the death known at once. In large clusters the calls are spread over a time in
+// which a member that lives contradicts most of its accusers by itself.
 const (
 	verifyWithin = 500 * time.Millisecond
 	verifySoon   = 250 * time.Millisecond // after a call to a member that serf has not declared dead
 	verifyAgain  = 3 * time.Second        // while serf insists and the member answers
-	verifyMost   = 200                    // members
+	verifyMost   = 200                    // members that may all call one at once
+	verifySpread = time.Millisecond       // for each member, when there are more
 )
 
 // verification is the calls to one member.
@@ -23,12 +26,12 @@ type verification struct {
 	busy     bool
 	called   bool // there was an answer, or none, to a call
 	answered bool
-	next     time.Time // zero for no other call
+	next     time.Time // when there is a call, not before
 }
 
 // due reports whether the member is to be called.
 func (c *verification) due(now time.Time) bool {
-	return !c.busy && (!c.called || !c.next.IsZero() && !now.Before(c.next))
+	return !c.busy && !now.Before(c.next)
 }
 
 // verdict is how a call went.
@@ -61,9 +64,6 @@ func (w *membersLoop) verify(ctx context.Context, now time.Time) (doubted, gone 
 			delete(w.calls, name)
 		}
 	}
-	if len(w.peers) > verifyMost {
-		return nil, nil
-	}
 	limits := w.agent.limits()
 	w.agent.mu.Lock()
 	held := w.agent.members
@@ -79,7 +79,10 @@ func (w *membersLoop) verify(ctx context.Context, now time.Time) (doubted, gone 
 		}
 		c, ok := w.calls[name]
 		if !ok {
-			c = &verification{}
+			c = &verification{next: now}
+			if len(w.peers) > verifyMost && !w.evidence[name].known {
+				c.next = now.Add(rand.N(time.Duration(len(w.peers)) * verifySpread))
+			}
 			w.calls[name] = c
 		}
 		if c.due(now) {
