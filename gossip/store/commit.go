@@ -186,12 +186,12 @@ func (c *committer) next(ctx context.Context, out chan<- *batch) (*request, bool
 		}
 		if c.trim(trimIdle) {
 			if c.settled {
-				out <- &batch{view: c.freeze()} // lets the memory of the old view go
+				c.pass(&batch{view: c.freeze()}, out) // lets the memory of the old view go
 			}
 			continue
 		}
 		if c.bury(); c.stale {
-			out <- &batch{view: c.freeze()}
+			c.pass(&batch{view: c.freeze()}, out)
 			continue
 		}
 		if err := c.sweep(); err != nil {
@@ -207,16 +207,31 @@ func (c *committer) next(ctx context.Context, out chan<- *batch) (*request, bool
 	}
 }
 
-// fill adds what else is queued to the batch, up to its bounds.
+// fill adds what else is queued to the batch, up to its bounds, and what comes
+// until the batch before is on disk: each batch costs a sync, here and on every
+// peer, whatever is in it.
 func (c *committer) fill(b *batch) {
 	for b.bytes < c.store.cfg.BatchBytes && len(b.reqs) < c.store.cfg.QueueLength {
 		select {
 		case r := <-c.store.queue:
 			c.evaluate(b, r)
+			continue
 		default:
+		}
+		select {
+		case r := <-c.store.queue:
+			c.evaluate(b, r)
+		case <-c.store.idle:
 			return
 		}
 	}
+	<-c.store.idle
+}
+
+// pass sends out a batch that needs no sync.
+func (c *committer) pass(b *batch, out chan<- *batch) {
+	<-c.store.idle
+	out <- b
 }
 
 // refuse answers what is still queued when the committer ends.
@@ -412,6 +427,7 @@ func (c *committer) seal(b *batch) error {
 func (s *Store) publish(batches <-chan *batch) error {
 	defer s.holds.releaseAll()
 	var failed error
+	s.idle <- struct{}{}
 	for b := range batches {
 		if failed == nil && b.disk != nil {
 			if err := s.awaitDisk(b); err != nil {
@@ -422,6 +438,7 @@ func (s *Store) publish(batches <-chan *batch) error {
 				s.remember(b)
 			}
 		}
+		s.idle <- struct{}{}
 		if failed != nil {
 			b.answer(failed)
 			continue

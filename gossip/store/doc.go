@@ -6,7 +6,7 @@
 // A write is a [Txn]. Callers queue it; one committer takes everything queued,
 // evaluates it in order against the head of the index and puts the changes in
 // one batch of the log on disk. While that batch is being synced the committer
-// evaluates the next. One publisher waits for each sync in turn, makes the batch
+// evaluates what comes for the next. One publisher waits for each sync in turn, makes the batch
 // visible as an immutable view, hands its changes to the watchers and then
 // answers the callers. So nothing is seen before it is durable, and everything
 // is seen in the order of its revision.

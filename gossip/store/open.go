@@ -78,6 +78,7 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 		hub:     newHub(),
 		queue:   make(chan *request, cfg.QueueLength),
 		failure: make(chan struct{}),
+		idle:    make(chan struct{}, 1),
 		nudge:   make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),

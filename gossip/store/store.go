@@ -38,7 +38,8 @@ type Store struct {
 	stable atomic.Pointer[crdt.Vector] // what all members include
 
 	queue     chan *request
-	committer *committer // owned by Run once it runs
+	committer *committer    // owned by Run once it runs
+	idle      chan struct{} // holds a token while no batch is on its way to disk
 
 	gate    sync.RWMutex // held for reading while the log is read
 	closing bool         // under gate: Close has been called
