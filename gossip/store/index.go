@@ -99,10 +99,13 @@ func newTree() *tree {
 
 // entry is one change in the history, the newest of which are the last.
 type entry struct {
-	rev    int64
-	size   int32
-	memory bool // only memory holds it
-	key    []byte
+	rev        int64
+	dot        crdt.Dot
+	size       int32
+	memory     bool // only memory holds it
+	replicated bool
+	joined     bool // as of the version
+	key        []byte
 }
 
 // view is the state at one revision. It is immutable and may be read without
@@ -232,7 +235,10 @@ func (h *head) add(key []byte, v version) []byte {
 	}
 	h.items.ReplaceOrInsert(next)
 	h.digest = h.digest.with(&v)
-	e := entry{rev: v.rev, size: v.size, memory: v.rec != nil, key: next.key}
+	e := entry{
+		rev: v.rev, dot: v.dot, size: v.size, memory: v.rec != nil,
+		replicated: classOf(key).replicated, joined: v.joined, key: next.key,
+	}
 	h.history = append(h.history, e)
 	h.account(e, 1)
 	h.rev = v.rev

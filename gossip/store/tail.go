@@ -50,8 +50,9 @@ type Tail struct {
 	ownThen [2]crdt.Dot   // the store's own last changes when they were looked at
 	cut     *cut
 
-	mu    sync.Mutex
-	acked crdt.Vector // what the peer said that it includes and have does not yet hold
+	mu      sync.Mutex
+	acked   crdt.Vector // what the peer said that it includes and have does not yet hold
+	waiting bool        // changes wait for what the peer says
 }
 
 // Tail returns what have lacks: the history in this replica's order if it
@@ -98,7 +99,9 @@ func (t *Tail) Acked(have crdt.Vector) {
 		t.acked = crdt.Vector{}
 	}
 	t.acked.Join(have)
-	t.signal()
+	if t.waiting {
+		t.signal()
+	}
 }
 
 func (t *Tail) signal() {
@@ -118,10 +121,22 @@ func (t *Tail) Next(ctx context.Context) (Frame, error) {
 		if err != nil || f.Vector != nil || f.Cut {
 			return f, err
 		}
+		if delay > 0 && !t.await() {
+			continue
+		}
 		if err := t.wait(ctx, delay); err != nil {
 			return Frame{}, err
 		}
 	}
+}
+
+// await notes that changes wait for what the peer says, unless it has said
+// something meanwhile.
+func (t *Tail) await() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting = t.acked == nil
+	return t.waiting
 }
 
 // poll returns the next frame, an empty one when there is none yet, and how
@@ -154,6 +169,7 @@ func (t *Tail) poll() (Frame, time.Duration, error) {
 func (t *Tail) takeAcked() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.waiting = false
 	if t.acked != nil {
 		t.have.Join(t.acked)
 		t.acked, t.delayed = nil, 0 // it may have got what waits
@@ -268,23 +284,27 @@ func (t *Tail) scan(v *view) piece {
 			break
 		}
 		p.rev = e.rev
-		if !classOf(e.key).replicated {
+		if !e.replicated {
+			continue
+		}
+		own := e.dot.Origin == v.claims.own.Origin || e.dot.Origin == v.claims.memory.Origin
+		if !e.joined && t.have.Covers(e.dot) {
+			if own {
+				p.news.Note(e.dot)
+			}
 			continue
 		}
 		it, i := v.find(e)
 		if i < 0 || it.between(i) {
 			continue // gone, so the peer has it; or nobody's change
 		}
+		if own {
+			p.news.Note(e.dot)
+		}
 		ver := &it.versions[i]
-		if ver.dot.Origin == v.claims.own.Origin || ver.dot.Origin == v.claims.memory.Origin {
-			p.news.Note(ver.dot)
-		}
-		if !t.lacks(ver) {
-			continue
-		}
 		delay := time.Duration(0)
 		if t.Delay != nil {
-			delay = t.Delay(ver.dot.Origin)
+			delay = t.Delay(e.dot.Origin)
 		}
 		if len(p.versions) == 0 || delay < p.delay {
 			p.delay = delay
