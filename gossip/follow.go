@@ -81,7 +81,7 @@ func (a *Agent) followOnce(ctx context.Context, r *running, l *link) error {
 	l.learn(greeting.Vector)
 	a.stability.learn(greeting.Stable)
 	l.up()
-	f := &follower{agent: a, link: l, conn: conn, in: in, queue: newPartQueue(windowBytes), acking: newSignal(), writing: newTurnstile(), life: born}
+	f := &follower{agent: a, link: l, conn: conn, in: in, queue: newPartQueue(windowBytes), writing: newTurnstile(), life: born}
 	return f.run(ctx, greeting)
 }
 
@@ -150,10 +150,9 @@ type follower struct {
 	told    crdt.Vector // what the peer has been told that this node has
 	last    ack         // the last one sent, without its vector
 
-	acking signal
-	mu     sync.Mutex
-	parts  uint64 // that are on disk here
-	upTo   int64  // revision of the peer that is on disk here
+	mu    sync.Mutex
+	parts uint64 // that are on disk here
+	upTo  int64  // revision of the peer that is on disk here
 }
 
 func (f *follower) run(ctx context.Context, greeting welcome) error {
@@ -291,7 +290,9 @@ func (f *follower) apply(ctx context.Context, goal crdt.Vector, done func()) err
 		f.parts += batch.parts
 		f.upTo = max(f.upTo, batch.revision)
 		f.mu.Unlock()
-		f.acking.fire()
+		if err := f.sendAck(); err != nil {
+			return err
+		}
 		a.advanced.fire()
 		if goal != nil && a.cfg.Store.Vector().Includes(goal) {
 			goal = nil
@@ -328,7 +329,7 @@ func (b *batch) add(p *records) {
 	b.revision = max(b.revision, p.Revision)
 }
 
-// tell acknowledges, and says what else this node has got.
+// tell says what this node has got from elsewhere.
 func (f *follower) tell(ctx context.Context) error {
 	advanced, cancel := f.agent.advanced.add()
 	defer cancel()
@@ -336,14 +337,12 @@ func (f *follower) tell(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-f.acking:
 		case <-advanced:
-			select { // more is likely to follow at once
-			case <-f.acking:
-			case <-ctx.Done():
-				return nil
-			case <-time.After(haveEvery):
-			}
+		}
+		select { // more is likely to follow at once
+		case <-ctx.Done():
+			return nil
+		case <-time.After(haveEvery):
 		}
 		if err := f.sendAck(); err != nil {
 			return err
