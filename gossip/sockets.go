@@ -135,7 +135,7 @@ func (p *socketPort) accept(raw net.Conn) (Stream, error) {
 		_ = conn.Close()
 		return Stream{}, explain(err, asked)
 	}
-	s := Stream{Conn: c, Protocol: c.ConnectionState().NegotiatedProtocol}
+	s := Stream{Conn: gathering{c, conn}, Protocol: c.ConnectionState().NegotiatedProtocol}
 	if s.Protocol != ProtocolJoin {
 		s.Peer = peerName(c.ConnectionState())
 	}
@@ -190,7 +190,7 @@ func (p *socketPort) Dial(ctx context.Context, to netip.AddrPort, name, protocol
 		_ = conn.Close()
 		return nil, "", err
 	}
-	return c, peerName(c.ConnectionState()), nil
+	return gathering{c, conn}, peerName(c.ConnectionState()), nil
 }
 
 func (p *socketPort) ReadPacket(b []byte) (int, netip.AddrPort, error) {
@@ -229,7 +229,7 @@ func (p *socketPort) Close() error {
 }
 
 // track remembers an open connection, so that Close can close it.
-func (p *socketPort) track(c net.Conn) (net.Conn, error) {
+func (p *socketPort) track(c net.Conn) (*trackedConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -243,6 +243,67 @@ func (p *socketPort) track(c net.Conn) (net.Conn, error) {
 type trackedConn struct {
 	net.Conn
 	port *socketPort
+
+	mu       sync.Mutex
+	gathers  int // calls of gathering.Write under way
+	gathered *[]byte
+}
+
+// gatherBytes is how much goes to the kernel at once.
+const gatherBytes = 128 << 10
+
+var gatherBuffers = sync.Pool{New: func() any { return new(make([]byte, 0, gatherBytes+joinedBytes)) }}
+
+// gathering hands much that is written to the kernel at once. TLS alone would do
+// so in records of 16 KiB, each a system call and a wake of the reader.
+type gathering struct {
+	*tls.Conn
+	under *trackedConn
+}
+
+func (g gathering) Write(b []byte) (int, error) {
+	if len(b) <= joinedBytes {
+		return g.Conn.Write(b)
+	}
+	g.under.gather(1)
+	n, err := g.Conn.Write(b)
+	return n, errors.Join(err, g.under.gather(-1))
+}
+
+// gather begins, or with -1 ends, to hold back what is written.
+func (c *trackedConn) gather(delta int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gathers += delta; c.gathers > 0 || c.gathered == nil {
+		return nil
+	}
+	err := c.flushLocked()
+	gatherBuffers.Put(c.gathered)
+	c.gathered = nil
+	return err
+}
+
+func (c *trackedConn) flushLocked() error {
+	_, err := c.Conn.Write(*c.gathered)
+	*c.gathered = (*c.gathered)[:0]
+	return err
+}
+
+func (c *trackedConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	if c.gathers == 0 {
+		c.mu.Unlock()
+		return c.Conn.Write(b)
+	}
+	defer c.mu.Unlock()
+	if c.gathered == nil {
+		c.gathered = gatherBuffers.Get().(*[]byte)
+	}
+	*c.gathered = append(*c.gathered, b...)
+	if len(*c.gathered) < gatherBytes {
+		return len(b), nil
+	}
+	return len(b), c.flushLocked()
 }
 
 func (c *trackedConn) Close() error {

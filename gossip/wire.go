@@ -45,14 +45,11 @@ var errWire = errors.New("malformed replication message")
 func writeMessage(w io.Writer, t messageType, body []byte) error {
 	head := [5]byte{4: byte(t)}
 	binary.BigEndian.PutUint32(head[:4], uint32(len(body)))
-	if len(body) < joinedBytes {
-		_, err := w.Write(append(append(make([]byte, 0, len(head)+len(body)), head[:]...), body...))
+	joined := min(len(body), joinedBytes-len(head))
+	if _, err := w.Write(append(append(make([]byte, 0, len(head)+joined), head[:]...), body[:joined]...)); err != nil || joined == len(body) {
 		return err
 	}
-	if _, err := w.Write(head[:]); err != nil {
-		return err
-	}
-	_, err := w.Write(body)
+	_, err := w.Write(body[joined:])
 	return err
 }
 
