@@ -21,6 +21,11 @@ import (
 // framingBytes is what a message may be longer than its keys and values, as in etcd.
 const framingBytes = 512 << 10
 
+// streamWorkers is how many goroutines wait for requests; each watch takes one
+// up, and beyond them a request gets one of its own. There are about as many
+// watches as kinds of objects.
+const streamWorkers = 256
+
 // Server serves the API. Its zero value is not usable; see [New].
 type Server struct {
 	cfg     Config
@@ -91,6 +96,8 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(s.cfg.MaxRequestBytes + framingBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(s.cfg.MaxStreams),
+		// A goroutine for each request would grow its stack anew each time.
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.UnknownServiceHandler(refuse()),
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: s.cfg.KeepAliveMinTime}),
