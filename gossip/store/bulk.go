@@ -62,10 +62,12 @@ func decodeBulkNote(b []byte) (bulkNote, error) {
 	}, nil
 }
 
+const bulkName = "BULK-"
+
 // bulkPath is where table n is written. Two are used in turn: one is written
 // while the log takes in the other.
 func bulkPath(cfg Config, n int) string {
-	return cfg.FS.PathJoin(cfg.Dir, fmt.Sprintf("BULK-%d", n%2))
+	return cfg.FS.PathJoin(cfg.Dir, fmt.Sprint(bulkName, n%2))
 }
 
 // removeBulks removes what a crash left of tables that were not taken in.

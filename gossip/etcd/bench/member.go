@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 	"time"
@@ -69,7 +70,11 @@ func (m member) serve(ctx context.Context) error {
 	return fmt.Errorf("there is no server %q", m.side)
 }
 
+// gcPercent is what the daemon sets, see cmd/moot; etcd leaves it at Go's 100.
+const gcPercent = 50
+
 func (m member) serveMoot(ctx context.Context) error {
+	debug.SetGCPercent(gcPercent)
 	cfg := store.DefaultConfig(filepath.Join(m.dir, "data"))
 	cfg.Node = crdt.NodeNumber(m.number) //nolint:gosec // few members
 	var agent *gossip.Agent
