@@ -407,3 +407,14 @@ func send(conn net.Conn, t messageType, body []byte) error {
 	}
 	return nil
 }
+
+// sendWhole sends a message that has its head.
+func sendWhole(conn net.Conn, b []byte) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
+		return err
+	}
+	if _, err := conn.Write(b); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	return nil
+}

@@ -67,9 +67,10 @@ func (v *server) answerPull(ctx context.Context, announced []large, withheld []*
 		delete(byIndex, i)
 		p.Records = append(p.Records, r)
 	}
-	t, body := p.encode()
-	v.flight.follow(len(body))
-	return v.send(t, body)
+	return v.sendRecords(&p, func(size int) error {
+		v.flight.follow(size)
+		return nil
+	})
 }
 
 // fetch gets the announced records of p that this node lacks.

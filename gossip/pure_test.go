@@ -208,7 +208,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 	if len(withheld) != 1 || withheld[0] != big || len(r.Large) != 1 {
 		t.Fatalf("withheld %v, announced %v", withheld, r.Large)
 	}
-	kind, body := r.encode()
+	kind, body := r.append(nil)
 	gotRecords, err := decodeRecords(kind, body)
 	same(gotRecords, &r, err)
 	// So many that their heads are compressed.
@@ -217,7 +217,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 		one := crdt.Put(nil, fmt.Appendf(nil, "/k/%d", i), []byte(`{"a":1}`), crdt.Dot{Origin: 1, Seq: uint64(i + 1)}, 3, crdt.Change{})
 		many.Records, raw = append(many.Records, one), raw+len(crdt.AppendRecord(nil, one))
 	}
-	kind, body = many.encode()
+	kind, body = many.append(nil)
 	if len(body) > raw/2 {
 		t.Errorf("%d bytes of records make a message of %d", raw, len(body))
 	}
@@ -295,9 +295,9 @@ func TestMessageBounds(t *testing.T) {
 func FuzzMessages(f *testing.F) {
 	v := crdt.Vector{1: 5}
 	record := crdt.Put(nil, []byte("/k"), []byte(`{"a":1}`), crdt.Dot{Origin: 1, Seq: 2}, 3, crdt.Change{})
-	_, sent := (&records{Last: true, Vector: v, Records: []*crdt.Record{record}}).encode()
-	_, announced := (&records{Records: []*crdt.Record{nil}, Large: []large{{Index: 0, Dot: crdt.Dot{Origin: 1, Seq: 1}}}}).encode()
-	_, packed := (&records{Records: slices.Repeat([]*crdt.Record{record}, 40)}).encode()
+	_, sent := (&records{Last: true, Vector: v, Records: []*crdt.Record{record}}).append(nil)
+	_, announced := (&records{Records: []*crdt.Record{nil}, Large: []large{{Index: 0, Dot: crdt.Dot{Origin: 1, Seq: 1}}}}).append(nil)
+	_, packed := (&records{Records: slices.Repeat([]*crdt.Record{record}, 40)}).append(nil)
 	f.Add(byte(msgRecords), packed)
 	for kind, body := range map[messageType][]byte{
 		msgHello: (&hello{Name: "n"}).encode(), msgWelcome: (&welcome{Vector: v}).encode(), msgFail: (&fail{Text: "x"}).encode(),

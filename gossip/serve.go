@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -301,11 +302,8 @@ func (v *server) sendPart(ctx context.Context, p *records, cut bool) error {
 	if !cut {
 		withheld = p.withhold(v.agent.cfg.Store.Origin())
 	}
-	t, body := p.encode()
-	if err := v.flight.start(ctx, len(body)); err != nil {
-		return err
-	}
-	if err := v.send(t, body); err != nil {
+	err := v.sendRecords(p, func(size int) error { return v.flight.start(ctx, size) })
+	if err != nil {
 		return err
 	}
 	if len(withheld) == 0 {
@@ -314,10 +312,25 @@ func (v *server) sendPart(ctx context.Context, p *records, cut bool) error {
 	return v.answerPull(ctx, p.Large, withheld)
 }
 
-func (v *server) send(t messageType, body []byte) error {
+// messages has the buffers of messages with records, but for the largest.
+var messages = sync.Pool{New: func() any { return new([]byte) }}
+
+// sendRecords sends p once depart, which is told how large it is, lets it.
+func (v *server) sendRecords(p *records, depart func(size int) error) error {
+	buffer := messages.Get().(*[]byte)
+	t, b := p.append(append((*buffer)[:0], noHead...))
+	if cap(b) <= 2*partBytes {
+		*buffer = b
+		defer messages.Put(buffer)
+	}
+	size := len(b) - headBytes
+	if err := depart(size); err != nil {
+		return err
+	}
+	putHead(b, t, size)
 	v.writing.lock()
 	defer v.writing.unlock()
-	return send(v.conn, t, body)
+	return sendWhole(v.conn, b)
 }
 
 // newsFor returns what of v is not in told.

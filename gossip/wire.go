@@ -33,8 +33,9 @@ const (
 	wireVersion = 2
 	maxMessage  = 96 << 20 // a record of the largest size fits
 	maxText     = 4 << 10
-	maxRecords  = 1 << 16  // in one message
-	joinedBytes = 16 << 10 // a message below goes in one write: what a record of TLS holds
+	maxRecords  = 1 << 16            // in one message
+	firstBytes  = partBytes + 64<<10 // of memory for one that is yet to arrive
+	joinedBytes = 16 << 10           // a message below goes in one write: what a record of TLS holds
 )
 
 // errWire: the peer sent what is no message of ours.
@@ -43,20 +44,31 @@ var errWire = errors.New("malformed replication message")
 // writeMessage writes one message, a small one at once: each write is a record
 // of TLS, a system call, and a wake of the reader.
 func writeMessage(w io.Writer, t messageType, body []byte) error {
-	head := [5]byte{4: byte(t)}
-	binary.BigEndian.PutUint32(head[:4], uint32(len(body)))
-	joined := min(len(body), joinedBytes-len(head))
-	if _, err := w.Write(append(append(make([]byte, 0, len(head)+joined), head[:]...), body[:joined]...)); err != nil || joined == len(body) {
+	joined := min(len(body), joinedBytes-headBytes)
+	first := append(append(make([]byte, 0, headBytes+joined), noHead...), body[:joined]...)
+	putHead(first, t, len(body))
+	if _, err := w.Write(first); err != nil || joined == len(body) {
 		return err
 	}
 	_, err := w.Write(body[joined:])
 	return err
 }
 
+const headBytes = 5
+
+// noHead is the room for a message's head; putHead fills it in.
+var noHead = make([]byte, headBytes)
+
+// putHead fills in the head of the message that b begins with.
+func putHead(b []byte, t messageType, size int) {
+	binary.BigEndian.PutUint32(b, uint32(size))
+	b[headBytes-1] = byte(t)
+}
+
 // readMessage reads one message of at most limit bytes. The memory it takes
 // grows with what has arrived, not with what was promised.
 func readMessage(r *bufio.Reader, limit int) (messageType, []byte, error) {
-	var head [5]byte
+	var head [headBytes]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return 0, nil, err
 	}
@@ -64,9 +76,9 @@ func readMessage(r *bufio.Reader, limit int) (messageType, []byte, error) {
 	if n > limit {
 		return 0, nil, fmt.Errorf("%w: %d bytes, at most %d allowed", errWire, n, limit)
 	}
-	body := make([]byte, 0, min(n, 64<<10))
+	body := make([]byte, 0, min(n, firstBytes))
 	for len(body) < n {
-		chunk := min(n-len(body), max(len(body), 64<<10))
+		chunk := min(n-len(body), max(len(body), firstBytes))
 		if cap(body)-len(body) < chunk {
 			grown := make([]byte, len(body), len(body)+chunk)
 			copy(grown, body)

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 
 	"github.com/klauspost/compress/flate"
 
@@ -39,7 +41,8 @@ const (
 	recordsPacked // the heads are compressed
 )
 
-func (m *records) encode() (messageType, []byte) {
+// append appends the message's body to b.
+func (m *records) append(b []byte) (messageType, []byte) {
 	heads, values := m.heads()
 	var flags uint64
 	if m.Last {
@@ -49,7 +52,8 @@ func (m *records) encode() (messageType, []byte) {
 	if packed := pack(heads); packed != nil {
 		flags, sent = flags|recordsPacked, packed
 	}
-	b := binary.AppendUvarint(make([]byte, 0, 64+18*len(m.Vector)+len(sent)+values), flags)
+	b = slices.Grow(b, 64+18*len(m.Vector)+len(sent)+values)
+	b = binary.AppendUvarint(b, flags)
 	b = binary.AppendVarint(b, m.Revision)
 	b = appendVector(b, m.Vector)
 	b = binary.AppendUvarint(b, uint64(len(m.Records)))
@@ -75,7 +79,8 @@ func (m *records) encode() (messageType, []byte) {
 // heads encodes all but the values, of which it returns the size. The head of a
 // record that is not sent is empty.
 func (m *records) heads() (b []byte, values int) {
-	var one []byte
+	one := make([]byte, 0, 256)
+	b = make([]byte, 0, 128*len(m.Records))
 	for _, r := range m.Records {
 		one = one[:0]
 		if r == nil {
@@ -160,13 +165,20 @@ func pack(heads []byte) []byte {
 	return out.Bytes()
 }
 
+// unpackers keeps what unpack needs, some 40 KB each.
+var unpackers = sync.Pool{New: func() any { return flate.NewReader(nil) }}
+
 // unpack undoes pack. The memory it takes grows with what is there, not with
 // what was promised.
 func unpack(packed []byte, size uint64) ([]byte, error) {
 	if size > maxMessage {
 		return nil, fmt.Errorf("%w: %d bytes of heads", errWire, size)
 	}
-	in := flate.NewReader(bytes.NewReader(packed))
+	in := unpackers.Get().(io.Reader)
+	defer unpackers.Put(in)
+	if err := in.(flate.Resetter).Reset(bytes.NewReader(packed), nil); err != nil {
+		return nil, fmt.Errorf("%w: heads: %w", errWire, err)
+	}
 	heads, err := io.ReadAll(io.LimitReader(in, int64(size)+1))
 	if err != nil {
 		return nil, fmt.Errorf("%w: heads: %w", errWire, err)

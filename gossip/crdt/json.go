@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"unsafe"
 )
 
 // maxDepth bounds the nesting of a value that is merged by field. A deeper one
@@ -143,9 +144,10 @@ func (n *node) append(b []byte) []byte {
 }
 
 // parse returns the JSON value of b, nil when b is not exactly one, when an
-// object names a member twice or when it nests too deep.
+// object names a member twice or when it nests too deep. What it returns refers
+// to b, which must not change any more.
 func parse(b []byte) *node {
-	p := parser{b: b, s: string(b)}
+	p := parser{b: b, s: unsafe.String(unsafe.SliceData(b), len(b))} // values are large and never change
 	p.space()
 	n := p.value(0)
 	p.space()
