@@ -134,7 +134,7 @@ func (k *keeper) Unwrap() vfs.FS { return k.FS }
 func (k *keeper) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := k.FS.Create(name, c)
 	base := k.PathBase(name)
-	if err != nil || !strings.HasSuffix(base, ".sst") && !strings.HasSuffix(base, ".blob") && !strings.HasPrefix(base, bulkName) {
+	if err != nil || !strings.HasSuffix(base, ".sst") && !strings.HasPrefix(base, bulkName) {
 		return f, err
 	}
 	return &pieceFile{File: f, piece: make([]byte, 0, pieceBytes)}, nil
