@@ -94,7 +94,7 @@ bench-services: ## connections through 1 to 30,000 Services, endpoints changed: 
 	$(GO) run ./node/net/proxy/bench
 
 bench-nodeport: ## packets a second through a NodePort: eBPF, nftables, iptables (root)
-	$(GO) test ./ebpf -run '^$$' -bench NodePort -benchtime 5x
+	$(GO) test ./ebpf -run '^$$' -bench NodePort -benchtime 9x
 
 sim: ## clusters of SIM nodes on a simulated network, real serf and replication: times, traffic, memory
 	MOOT_SIM=$(SIM) $(GO) test -count=1 -timeout 3h -v -run 'TestScale$$' ./gossip/simulate

@@ -23,6 +23,7 @@ type Config struct {
 	Cgroup        string // cgroup v2 directory whose processes' sockets are balanced
 	Pins          string // directory on a bpffs, made if missing: programs, links and maps live on there
 	NoTCX         bool   // attach to devices by clsact filters, as kernels before 6.6 need
+	XDP           bool   // lead packets on in the driver of a device, where it can
 	NoSockDestroy bool   // destroy sockets by sock_diag, as kernels before 6.5 need
 	Log           *slog.Logger
 }
@@ -81,7 +82,7 @@ func Open(cfg Config) (*Balancer, error) {
 		return nil, err
 	}
 	b := &Balancer{cfg: cfg, coll: coll, held: map[frontendKey]*entry{}, next: 1, seed: maphash.MakeSeed()}
-	if b.packets, err = openPackets(cfg.Pins, coll.Maps, cfg.NoTCX, cfg.Log); err != nil {
+	if b.packets, err = openPackets(cfg, coll.Maps); err != nil {
 		coll.Close()
 		return nil, err
 	}

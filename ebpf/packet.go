@@ -22,6 +22,10 @@ type packets struct {
 	noTCX bool
 	log   *slog.Logger
 	coll  *ebpf.Collection
+
+	xdp     *ebpf.Program // nil: not to be attached
+	unfit   func(dev netlink.Link, all []netlink.Link) error
+	refused map[int]string // why xdp is not at a device, by its index
 }
 
 // ownMaps are those that no other program shares.
@@ -36,13 +40,15 @@ func packetSpec(pins string) (*ebpf.CollectionSpec, error) {
 	for _, name := range ownMaps {
 		spec.Maps[name].Pinning = ebpf.PinByName
 	}
+	delete(spec.Programs, xdpProgram) // a kernel that refuses it can have the others
 	return spec, setSizes(spec, pins)
 }
 
 // openPackets loads the programs onto the shared maps, by name, and its own
-// maps, pinned in the directory pins, which are adopted if their layout is the
+// maps, pinned in the directory for pins, which are adopted if their layout is the
 // same: then the connections of the programs before go on.
-func openPackets(pins string, shared map[string]*ebpf.Map, noTCX bool, log *slog.Logger) (*packets, error) {
+func openPackets(cfg Config, shared map[string]*ebpf.Map) (*packets, error) {
+	pins, log := cfg.Pins, cfg.Log
 	spec, err := packetSpec(pins)
 	if err != nil {
 		return nil, err
@@ -70,10 +76,14 @@ func openPackets(pins string, shared map[string]*ebpf.Map, noTCX bool, log *slog
 	if err != nil {
 		return nil, err
 	}
-	if !noTCX && !haveTCX(coll.Programs["moot_uplink_in"]) {
-		noTCX = true
+	p := &packets{pins: pins, log: log, coll: coll, unfit: unfit, refused: map[int]string{}}
+	p.noTCX = cfg.NoTCX || !haveTCX(coll.Programs["moot_uplink_in"])
+	if cfg.XDP {
+		if p.xdp, err = loadXDP(coll.Maps); err != nil {
+			log.Warn("packets are not led on by drivers: the kernel refuses the program", "err", err)
+		}
 	}
-	return &packets{pins: pins, noTCX: noTCX, log: log, coll: coll}, nil
+	return p, nil
 }
 
 // haveTCX says whether the kernel has links for tc programs (6.6).
@@ -87,7 +97,10 @@ func haveTCX(prog *ebpf.Program) bool {
 }
 
 // close leaves everything attached.
-func (p *packets) close() { p.coll.Close() }
+func (p *packets) close() {
+	p.coll.Close()
+	_ = p.xdp.Close()
+}
 
 // hook is one place where a program is attached.
 type hook struct {
@@ -100,7 +113,10 @@ const pinPrefix = "packet_"
 
 func (h hook) pin() string {
 	way := "in"
-	if h.egress {
+	switch {
+	case h.program == xdpProgram:
+		way = "xdp"
+	case h.egress:
 		way = "out"
 	}
 	return fmt.Sprintf("%s%d_%s", pinPrefix, h.device.Attrs().Index, way)
@@ -118,17 +134,17 @@ func (p *packets) setDevices(uplinks, overlay []string) error {
 	if err := p.setSources(sources); err != nil {
 		return err
 	}
-	attach, detach := p.attachTCX, p.detachTCX
-	other := detachFilters
-	if p.noTCX {
-		attach, detach, other = attachFilter, detachFilters, p.detachTCX
+	attach, links, filters := attachFilter, []hook(nil), hooks
+	if !p.noTCX {
+		attach, links, filters = p.attachTCX, hooks, nil
 	}
 	for _, h := range hooks {
 		if err := attach(h, p.coll.Programs[h.program]); err != nil {
 			return fmt.Errorf("attach %s to %s: %w", h.program, h.device.Attrs().Name, err)
 		}
 	}
-	return errors.Join(detach(hooks), other(nil))
+	fast, err := p.attachXDP(hooks)
+	return errors.Join(err, detachLinks(p.pins, append(fast, links...)), detachFilters(filters))
 }
 
 func devices(uplinks, overlay []string) ([]hook, map[uint32]device, error) {
@@ -174,13 +190,24 @@ func devices(uplinks, overlay []string) ([]hook, map[uint32]device, error) {
 }
 
 func (p *packets) attachTCX(h hook, prog *ebpf.Program) error {
-	path := filepath.Join(p.pins, h.pin())
 	index := h.device.Attrs().Index
+	at := ebpf.AttachTCXIngress
+	if h.egress {
+		at = ebpf.AttachTCXEgress
+	}
+	return p.attachLink(h, prog, func() (link.Link, error) {
+		return link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: at})
+	})
+}
+
+// attachLink replaces the program of the link that is pinned, or makes it.
+func (p *packets) attachLink(h hook, prog *ebpf.Program, attach func() (link.Link, error)) error {
+	path := filepath.Join(p.pins, h.pin())
 	old, err := link.LoadPinnedLink(path, nil)
 	switch {
 	case err == nil:
 		defer func() { _ = old.Close() }()
-		if info, err := old.Info(); err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == index {
+		if info, err := old.Info(); err == nil && deviceIndex(info) == h.device.Attrs().Index {
 			if err := old.Update(prog); err != nil {
 				return fmt.Errorf("replace program: %w", err)
 			}
@@ -193,11 +220,7 @@ func (p *packets) attachTCX(h hook, prog *ebpf.Program) error {
 	case !errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("load pinned link: %w", err)
 	}
-	at := ebpf.AttachTCXIngress
-	if h.egress {
-		at = ebpf.AttachTCXEgress
-	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: at})
+	l, err := attach()
 	if err != nil {
 		return err
 	}
@@ -207,9 +230,18 @@ func (p *packets) attachTCX(h hook, prog *ebpf.Program) error {
 	return l.Close()
 }
 
-// detachTCX detaches what is attached by links and not among keep.
-func (p *packets) detachTCX(keep []hook) error { return detachLinks(p.pins, keep) }
+// deviceIndex is 0 when the link's device is gone.
+func deviceIndex(info *link.Info) int {
+	if x := info.XDP(); x != nil {
+		return int(x.Ifindex)
+	}
+	if x := info.TCX(); x != nil {
+		return int(x.Ifindex)
+	}
+	return 0
+}
 
+// detachLinks detaches what is attached by links and not among keep.
 func detachLinks(pins string, keep []hook) error {
 	kept := map[string]bool{}
 	for _, h := range keep {

@@ -57,6 +57,7 @@ type packetProgramSpecs struct {
 	MootOverlayIn *ebpf.ProgramSpec `ebpf:"moot_overlay_in"`
 	MootUplinkIn  *ebpf.ProgramSpec `ebpf:"moot_uplink_in"`
 	MootUplinkOut *ebpf.ProgramSpec `ebpf:"moot_uplink_out"`
+	MootUplinkXdp *ebpf.ProgramSpec `ebpf:"moot_uplink_xdp"`
 }
 
 // packetMapSpecs contains maps before they are loaded into the kernel.
@@ -147,6 +148,7 @@ type packetPrograms struct {
 	MootOverlayIn *ebpf.Program `ebpf:"moot_overlay_in"`
 	MootUplinkIn  *ebpf.Program `ebpf:"moot_uplink_in"`
 	MootUplinkOut *ebpf.Program `ebpf:"moot_uplink_out"`
+	MootUplinkXdp *ebpf.Program `ebpf:"moot_uplink_xdp"`
 }
 
 func (p *packetPrograms) Close() error {
@@ -154,6 +156,7 @@ func (p *packetPrograms) Close() error {
 		p.MootOverlayIn,
 		p.MootUplinkIn,
 		p.MootUplinkOut,
+		p.MootUplinkXdp,
 	)
 }
 

@@ -12,8 +12,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,6 +30,7 @@ type lab struct {
 	pins string
 
 	overlay bool
+	xdp     bool // eth0 of node a's driver leads packets on
 }
 
 // Where things are, by family: IPv4, IPv6.
@@ -164,13 +167,16 @@ func (l *lab) open(noTCX, overlay bool, shared map[string]*ebpf.Map) *packets {
 	l.overlay = overlay
 	var p *packets
 	err := l.do("a", func() (err error) {
-		p, err = openPackets(l.pins, shared, noTCX, discard())
+		p, err = openPackets(Config{Pins: l.pins, NoTCX: noTCX, XDP: l.xdp, Log: discard()}, shared)
 		if err != nil {
 			return err
 		}
 		var over []string
 		if overlay {
 			over = []string{"vx"}
+		}
+		if l.xdp { // a veth device is refused; this one's packets have checksums
+			p.unfit = func(netlink.Link, []netlink.Link) error { return nil }
 		}
 		return p.setDevices([]string{"eth0"}, over)
 	})
@@ -213,8 +219,24 @@ func (l *lab) close(p *packets) {
 	if err != nil || len(left) > 0 {
 		l.t.Errorf("pins that stay: %v, %v", left, err)
 	}
+	l.noXDP()
 	if out := l.in("a", "tc qdisc show dev eth0"); strings.Contains(out, "clsact") {
 		l.t.Errorf("qdiscs that stay:\n%s", out)
+	}
+}
+
+// noXDP waits until no XDP program is attached: the kernel lets go of a link a
+// moment after its pin.
+func (l *lab) noXDP() {
+	l.t.Helper()
+	for start := time.Now(); ; {
+		out := l.in("a", "ip link show dev eth0")
+		if !strings.Contains(out, "prog/xdp") {
+			return
+		}
+		if time.Since(start) > patience {
+			l.t.Fatalf("an XDP program stays:\n%s", out)
+		}
 	}
 }
 

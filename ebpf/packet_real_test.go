@@ -143,15 +143,19 @@ func onPod(ns string, family int) Backend {
 	}
 }
 
-// everywhere runs the test with routes and with VXLAN, with tcx and with filters.
+// everywhere runs the test with routes and with VXLAN, with tcx and with filters,
+// and with XDP beside these.
 func everywhere(t *testing.T, f func(t *testing.T, l *lab, p *packets)) {
 	for _, overlay := range []bool{false, true} {
-		for _, noTCX := range []bool{false, true} {
-			t.Run(fmt.Sprintf("overlay=%t,clsact=%t", overlay, noTCX), func(t *testing.T) {
+		for _, attach := range []string{"tcx", "clsact", "xdp"} {
+			t.Run(fmt.Sprintf("overlay=%t,%s", overlay, attach), func(t *testing.T) {
 				l := newLab(t, overlay)
+				if attach == "xdp" {
+					l.likeCards()
+				}
 				l.servers("poda")
 				l.servers("podb")
-				p := l.open(noTCX, overlay, nil)
+				p := l.open(attach == "clsact", overlay, nil)
 				defer l.close(p)
 				f(t, l, p)
 			})

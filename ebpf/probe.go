@@ -36,7 +36,7 @@ func Probe() []Feature {
 		{"BTF", false, "functions of the kernel's that programs may call", probeBTF()},
 		{"cgroup sock_addr", true, "Service addresses are chosen when a socket connects", features.HaveProgramType(ebpf.CGroupSockAddr)},
 		{"tc classifier", true, "NodePort traffic from outside", features.HaveProgramType(ebpf.SchedCLS)},
-		{"XDP", false, "NodePort traffic from outside, faster", features.HaveProgramType(ebpf.XDP)},
+		{"XDP", false, "NodePort traffic from outside in the network driver, with --service-xdp", probeXDP()},
 		{"LRU hash map", true, "connection tracking", features.HaveMapType(ebpf.LRUHash)},
 		{"bpf_sock_destroy", false, "sockets to dead backends are destroyed in one pass (6.5)", probeKfunc("bpf_sock_destroy")},
 	}
@@ -52,6 +52,7 @@ func probePrograms() error {
 		if err != nil {
 			return fmt.Errorf("read programs: %w", err)
 		}
+		delete(spec.Programs, xdpProgram)
 		for _, m := range spec.Maps {
 			m.MaxEntries = 1
 		}
@@ -62,6 +63,12 @@ func probePrograms() error {
 		coll.Close()
 	}
 	return nil
+}
+
+func probeXDP() error {
+	prog, err := loadXDP(nil)
+	_ = prog.Close()
+	return err
 }
 
 func probeBTF() error {

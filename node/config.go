@@ -35,6 +35,7 @@ type Config struct {
 	OverlayPort int          // UDP port of the overlay
 
 	ServiceProxy proxy.Mode // what serves Services on this node
+	ServiceXDP   bool       // eBPF: also in network drivers
 
 	Port int // TCP and UDP port of all traffic between members
 

@@ -28,6 +28,7 @@ func (n *Node) proxyPart(keys *pki.Bundle, agent *gossip.Agent) (part, error) {
 	cfg := proxy.DefaultConfig()
 	cfg.NodeName, cfg.NodeIPs, cfg.ClusterCIDRs = n.cfg.NodeName, n.cfg.nodeIPs(), n.cfg.ClusterCIDR.All()
 	cfg.Kubeconfig, cfg.Mode, cfg.Log = keys.Proxy, n.cfg.ServiceProxy, n.log
+	cfg.XDP = n.cfg.ServiceXDP
 	cfg.Overlay = []string{mootnet.OverlayLink}
 	var api []netip.AddrPort
 	for _, ip := range n.cfg.nodeIPs() {

@@ -37,6 +37,7 @@ func (o *options) addFlags(flags *pflag.FlagSet) {
 	flags.Var(&networksValue{&o.ClusterCIDR}, "cluster-cidr", "network that pods get their addresses from, or one of each family with a comma")
 	flags.Var(&networksValue{&o.ServiceCIDR}, "service-cidr", "network that Services get their addresses from, likewise")
 	flags.Var(&o.ServiceProxy, "service-proxy", "what serves Services here: auto (ebpf where the kernel can, else kube-proxy), ebpf, nftables, iptables, or none (something you install yourself)")
+	flags.BoolVar(&o.ServiceXDP, "service-xdp", o.ServiceXDP, "with eBPF, have network drivers that run XDP programs lead packets from outside on; some interrupt the link for it, or give up offloads")
 	flags.Var(&o.Network, "network", "how pods of different nodes reach each other: auto (routes on one link, else VXLAN), vxlan, or none (install a CNI plugin yourself)")
 	flags.IntVar(&o.OverlayPort, "overlay-port", o.OverlayPort, "UDP port of the VXLAN overlay, the same on all nodes")
 	flags.StringVar(&o.ClusterDomain, "cluster-domain", o.ClusterDomain, "DNS domain of the cluster")

@@ -11,7 +11,10 @@
  * What cannot be redirected (no route, too large, out of hops) goes to the stack
  * with its client's address; the stack tells the client by ICMP, which is turned
  * back like any answer. A client of a frontend without backends is led to port 0
- * of this node, which nothing can open: the stack refuses it. */
+ * of this node, which nothing can open: the stack refuses it.
+ *
+ * Where a driver runs moot_uplink_xdp, it sends on the packets of connections that
+ * these programs have made and that leave by the device that they came in by. */
 #include "packet.h"
 
 #define PORT_FIRST 10240 /* below where Linux takes ephemeral ports and NodePorts from */
@@ -565,6 +568,143 @@ int moot_uplink_out(struct __sk_buff *skb)
 	note(w, f, bpf_ktime_get_ns());
 	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport);
 	return NEXT;
+}
+
+static __always_inline __u64 change(__be32 from, __be32 to)
+{
+	return (__u64)(__u32)~from + to;
+}
+
+/* The checksum of what had the sum check before all the changes (RFC 1624). */
+static __always_inline __u16 sum(__u16 check, __u64 changes)
+{
+	changes += (__u16)~check;
+	changes = (changes & 0xffffffff) + (changes >> 32);
+	for (int i = 0; i < 3; i++)
+		changes = (changes & 0xffff) + (changes >> 16);
+	return ~changes;
+}
+
+static __always_inline int same_mac(const __u8 *a, const __u8 *b)
+{
+	const __u16 *x = (void *)a, *y = (void *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
+}
+
+/* Sends on what arrive would, if that is no more than to translate it and to send
+ * it out by the device that it came in by. All else is arrive's: what makes, ends
+ * or says anything of a connection, and of each connection one packet a second,
+ * which keeps its entries and its neighbours from being forgotten. */
+static __always_inline int turn(struct xdp_md *ctx, int ipv6)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct iphdr *ip = data + ETH_HLEN;
+	struct ipv6hdr *ip6 = data + ETH_HLEN;
+	struct ports *ports = data + ETH_HLEN + (ipv6 ? sizeof(*ip6) : sizeof(*ip));
+	struct bpf_fib_lookup fib = { .ifindex = ctx->ingress_ifindex };
+	struct flow_key key = {};
+	struct flow *f;
+	__u64 changes;
+	__u16 *check;
+	__u8 ignored;
+
+	if ((void *)(ports + 2) > end) /* at least an UDP header */
+		return XDP_PASS;
+	if (ipv6) {
+		copy6(&key.src, &ip6->saddr);
+		copy6(&key.dst, &ip6->daddr);
+		key.proto = ip6->nexthdr;
+		fib.family = AF_INET6;
+		fib.tot_len = bpf_ntohs(ip6->payload_len) + sizeof(*ip6);
+		if (ip6->version != 6 || ip6->hop_limit <= 1)
+			return XDP_PASS;
+	} else {
+		mapped(&key.src, ip->saddr);
+		mapped(&key.dst, ip->daddr);
+		key.proto = ip->protocol;
+		fib.family = AF_INET;
+		fib.tot_len = bpf_ntohs(ip->tot_len);
+		fib.tos = ip->tos & 0x1c;
+		if (ip->version != 4 || ip->ihl != 5 || ip->ttl <= 1 ||
+		    (ip->frag_off & bpf_htons(MORE_FRAGMENTS | OFFSET_MASK)))
+			return XDP_PASS;
+	}
+	if (key.proto == IPPROTO_TCP) {
+		struct tcphdr *th = (void *)ports;
+
+		if ((void *)(th + 1) > end || th->syn || th->fin || th->rst)
+			return XDP_PASS;
+		check = &th->check;
+	} else if (key.proto == IPPROTO_UDP) {
+		check = &((struct udphdr *)ports)->check;
+	} else {
+		return XDP_PASS;
+	}
+	key.sport = ports->src;
+	key.dport = ports->dst;
+	f = bpf_map_lookup_elem(&moot_flows, &key);
+	if (!f || !(f->flags & FLOW_REMOTE) || quiet(bpf_ktime_get_coarse_ns(), f->seen_ns) >= SECOND)
+		return XDP_PASS;
+	if (f->flags & FLOW_REPLY) {
+		if (!(f->state & STATE_REPLIED) || f->ifindex != fib.ifindex)
+			return XDP_PASS;
+	} else if (key.proto == IPPROTO_UDP && !serves(f->id, &f->dst, f->dport, &ignored)) {
+		return XDP_PASS;
+	}
+	fib.l4_protocol = key.proto;
+	if (ipv6) {
+		*(struct addr *)fib.ipv6_src = f->src;
+		*(struct addr *)fib.ipv6_dst = f->dst;
+	} else {
+		fib.ipv4_src = f->src.word[3];
+		fib.ipv4_dst = f->dst.word[3];
+	}
+	/* Not for this node but seen by it: what a bridge or a capture lets in. */
+	if (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS ||
+	    fib.ifindex != ctx->ingress_ifindex || !same_mac(eth->h_dest, fib.smac))
+		return XDP_PASS;
+
+	__builtin_memcpy(eth->h_dest, fib.dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, fib.smac, ETH_ALEN);
+	changes = 0;
+	for (int i = ipv6 ? 0 : 3; i < 4; i++)
+		changes += change(key.src.word[i], f->src.word[i]) + change(key.dst.word[i], f->dst.word[i]);
+	if (ipv6) {
+		*(struct addr *)&ip6->saddr = f->src;
+		*(struct addr *)&ip6->daddr = f->dst;
+		ip6->hop_limit--;
+	} else {
+		ip->saddr = f->src.word[3];
+		ip->daddr = f->dst.word[3];
+		ip->ttl--;
+		ip->check = sum(ip->check, changes + (__u16)~bpf_htons(0x100));
+	}
+	changes += change(key.sport, f->sport) + change(key.dport, f->dport);
+	ports->src = f->sport;
+	ports->dst = f->dport;
+	if (key.proto == IPPROTO_TCP || *check) { /* a datagram may have none */
+		*check = sum(*check, changes);
+		if (key.proto == IPPROTO_UDP && !*check)
+			*check = 0xffff;
+	}
+	return XDP_TX;
+}
+
+/* What arrive would send out as it came in, before the kernel makes a buffer of it. */
+SEC("xdp")
+int moot_uplink_xdp(struct xdp_md *ctx)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return XDP_PASS;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return turn(ctx, 0);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return turn(ctx, 1);
+	return XDP_PASS;
 }
 
 char __license[] SEC("license") = "Dual MIT/GPL";

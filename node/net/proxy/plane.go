@@ -47,7 +47,7 @@ func (p *Proxy) openBalancer(recorder events.EventRecorder) (*plane, error) {
 	if err := mountBPF(filepath.Dir(p.cfg.Pins)); err != nil {
 		return nil, fmt.Errorf("mode %s: %w", EBPF, err)
 	}
-	kernel, err := ebpf.Open(ebpf.Config{Cgroup: cgroup, Pins: p.cfg.Pins, NoTCX: p.cfg.NoTCX, Log: p.cfg.Log})
+	kernel, err := ebpf.Open(ebpf.Config{Cgroup: cgroup, Pins: p.cfg.Pins, NoTCX: p.cfg.NoTCX, XDP: p.cfg.XDP, Log: p.cfg.Log})
 	if err != nil {
 		return nil, fmt.Errorf("mode %s: %w", EBPF, err)
 	}

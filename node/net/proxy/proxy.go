@@ -87,6 +87,7 @@ type Config struct {
 
 	Pins    string                  // directory on a bpffs for what outlives the process
 	NoTCX   bool                    // as on kernels before 6.6
+	XDP     bool                    // lead packets from outside on in network drivers
 	Overlay []string                // devices of the pod network between nodes
 	Homes   []balance.Home          // Services that this daemon serves itself
 	Doubts  func() map[string]Doubt // whom this node does not hear from, by name
