@@ -388,7 +388,7 @@ static __always_inline int complain(struct __sk_buff *skb, struct work *w, const
 	w->reply.dport = w->p.key.sport;
 	other_way(&w->p.key, &w->forward, &w->other);
 	bpf_map_update_elem(&moot_flows, &w->other, &w->reply, BPF_ANY);
-	translate(skb, &w->p, &w->p.key.src, &w->forward.dst, w->p.key.sport, w->forward.dport);
+	translate(skb, &w->p, &w->p.key.src, &w->forward.dst, w->p.key.sport, w->forward.dport, 0);
 	return NEXT;
 }
 
@@ -401,8 +401,7 @@ static __always_inline int send_on(struct __sk_buff *skb, struct work *w, struct
 		return TC_ACT_SHOT;
 	if ((rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH) || w->p.ttl <= 1)
 		return complain(skb, w, f);
-	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport);
-	hop(skb, &w->p);
+	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport, 1);
 	to.nh_family = w->fib.family;
 	if (w->fib.family == AF_INET)
 		to.ipv4_nh = w->fib.ipv4_dst;
@@ -416,8 +415,7 @@ static __always_inline int send_back(struct __sk_buff *skb, struct work *w, stru
 {
 	if (w->p.ttl <= 1)
 		return TC_ACT_SHOT;
-	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport);
-	hop(skb, &w->p);
+	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport, 1);
 	return bpf_redirect_neigh(f->ifindex, 0, 0, 0);
 }
 
@@ -438,7 +436,7 @@ static __always_inline int icmp(struct __sk_buff *skb, struct work *w, int leavi
 	__u32 id, check = p->l4 + 2;
 	__s64 diff;
 	struct flow *f;
-	__u8 type;
+	__u8 type, remote;
 	int frag;
 
 	if (bpf_skb_load_bytes(skb, p->l4, &type, 1) || !is_error(p->ipv6, type))
@@ -465,25 +463,25 @@ static __always_inline int icmp(struct __sk_buff *skb, struct work *w, int leavi
 		return NEXT;
 	w->forward = *f;
 	f = &w->forward;
+	remote = (f->flags & FLOW_REMOTE) != 0;
+	if (remote && p->ttl <= 1)
+		return TC_ACT_SHOT;
 	/* A router on the way keeps its address where this node kept the client's. */
-	outer_src = ((f->flags & FLOW_REMOTE) || same(&p->key.src, &w->other.src)) ? f->src : p->key.src;
+	outer_src = (remote || same(&p->key.src, &w->other.src)) ? f->src : p->key.src;
 
 	struct ports quoted = { .src = f->dport, .dst = f->sport };
 	/* The quoted header's own checksum makes up for its addresses; IPv6 has none. */
-	diff = write_addrs(skb, in, in->l3, &in->key.src, &in->key.dst, &f->dst, &f->src, 0);
+	diff = write_header(skb, in, &in->key.src, &in->key.dst, &f->dst, &f->src, in->ttl, 0);
 	if (p->ipv6)
 		bpf_l4_csum_replace(skb, check, 0, diff, 0);
 	diff = bpf_csum_diff((__be32 *)&ports, sizeof(ports), (__be32 *)&quoted, sizeof(quoted), 0);
 	bpf_l4_csum_replace(skb, check, 0, diff, 0);
 	bpf_skb_store_bytes(skb, in->l4, &quoted, sizeof(quoted), 0);
-	diff = write_addrs(skb, p, p->l3, &p->key.src, &p->key.dst, &outer_src, &f->dst, BPF_F_RECOMPUTE_CSUM);
+	diff = write_header(skb, p, &p->key.src, &p->key.dst, &outer_src, &f->dst, p->ttl - remote, BPF_F_RECOMPUTE_CSUM);
 	if (p->ipv6)
 		bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR);
-	if (!(f->flags & FLOW_REMOTE))
+	if (!remote)
 		return NEXT;
-	if (p->ttl <= 1)
-		return TC_ACT_SHOT;
-	hop(skb, p);
 	if (f->flags & FLOW_REPLY)
 		return bpf_redirect_neigh(f->ifindex, 0, 0, 0);
 	int rc = route(skb, w, &f->src, &f->dst);
@@ -530,7 +528,7 @@ static __always_inline int arrive(struct __sk_buff *skb, int from_clients)
 	}
 	if (f->flags & FLOW_REMOTE)
 		return send_on(skb, w, f);
-	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport);
+	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport, 0);
 	return NEXT;
 }
 
@@ -566,23 +564,8 @@ int moot_uplink_out(struct __sk_buff *skb)
 	if (!f || !(f->flags & FLOW_REPLY) || (f->flags & FLOW_REMOTE))
 		return NEXT;
 	note(w, f, bpf_ktime_get_ns());
-	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport);
+	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport, 0);
 	return NEXT;
-}
-
-static __always_inline __u64 change(__be32 from, __be32 to)
-{
-	return (__u64)(__u32)~from + to;
-}
-
-/* The checksum of what had the sum check before all the changes (RFC 1624). */
-static __always_inline __u16 sum(__u16 check, __u64 changes)
-{
-	changes += (__u16)~check;
-	changes = (changes & 0xffffffff) + (changes >> 32);
-	for (int i = 0; i < 3; i++)
-		changes = (changes & 0xffff) + (changes >> 16);
-	return ~changes;
 }
 
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)

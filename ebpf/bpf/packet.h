@@ -44,6 +44,7 @@ struct packet {
 	__u8 flags;  /* of TCP */
 	__u8 tos;
 	__u8 dont_fragment;
+	__u16 check; /* of the IPv4 header */
 	__u16 syn;   /* of the sequence number, if this is the first packet of a client's TCP */
 };
 
@@ -87,6 +88,7 @@ static __always_inline int parse_ip(struct __sk_buff *skb, struct packet *p, int
 		p->size = bpf_ntohs(ip.tot_len);
 		p->ttl = ip.ttl;
 		p->tos = ip.tos;
+		p->check = ip.check;
 		off = bpf_ntohs(ip.frag_off);
 		p->dont_fragment = (off & DONT_FRAGMENT) != 0;
 		*frag = (off & (MORE_FRAGMENTS | OFFSET_MASK)) != 0;
@@ -180,62 +182,69 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 	return 1;
 }
 
-/* Writes both addresses into the IP header at l3. Returns by how much the sum
- * that a transport's checksum takes over them changes. For IPv6 there is no header checksum to make
- * up for the change; whole says to note it in the sum of the whole packet that a
- * device may have computed, which BPF_F_PSEUDO_HDR takes back later. */
-static __always_inline __s64 write_addrs(struct __sk_buff *skb, const struct packet *p, __u32 l3,
-					 struct addr *from_src, struct addr *from_dst,
-					 struct addr *src, struct addr *dst, __u64 whole)
+/* What replacing from by to adds to a sum. */
+static __always_inline __u64 change(__be32 from, __be32 to)
 {
-	if (!p->ipv6) {
-		__be32 before[2] = { from_src->word[3], from_dst->word[3] };
-		__be32 after[2] = { src->word[3], dst->word[3] };
-		__s64 diff = bpf_csum_diff(before, sizeof(before), after, sizeof(after), 0);
-
-		bpf_l3_csum_replace(skb, l3 + offsetof(struct iphdr, check), 0, diff, 0);
-		bpf_skb_store_bytes(skb, l3 + offsetof(struct iphdr, saddr), after, sizeof(after), 0);
-		return diff;
-	}
-	struct addr before[2] = { *from_src, *from_dst }, after[2] = { *src, *dst };
-	__s64 diff = bpf_csum_diff((__be32 *)before, sizeof(before), (__be32 *)after, sizeof(after), 0);
-
-	bpf_skb_store_bytes(skb, l3 + offsetof(struct ipv6hdr, saddr), after, sizeof(after), whole);
-	return diff;
+	return (__u64)(__u32)~from + to;
 }
 
-/* Makes the packet what the flow says, checksums and all. */
-static __always_inline void translate(struct __sk_buff *skb, struct packet *p, struct addr *src, struct addr *dst,
-				      __be16 sport, __be16 dport)
+/* The checksum of what had the sum check before all the changes (RFC 1624). */
+static __always_inline __u16 sum(__u16 check, __u64 changes)
 {
-	__be16 before[2] = { p->key.sport, p->key.dport }, after[2] = { sport, dport };
+	changes += (__u16)~check;
+	changes = (changes & 0xffffffff) + (changes >> 32);
+	for (int i = 0; i < 3; i++)
+		changes = (changes & 0xffff) + (changes >> 16);
+	return ~changes;
+}
+
+/* Writes addresses and hops into the packet's IP header. Returns by how much the
+ * sum that a transport's checksum takes over the addresses changes. For IPv6 there
+ * is no header checksum to make up for the change; whole says to note it in the sum
+ * of the whole packet that a device may have computed, which BPF_F_PSEUDO_HDR takes
+ * back later. */
+static __always_inline __s64 write_header(struct __sk_buff *skb, const struct packet *p,
+					  const struct addr *from_src, const struct addr *from_dst,
+					  const struct addr *src, const struct addr *dst, __u8 ttl, __u64 whole)
+{
+	__u64 diff = 0;
+
+	for (int i = p->ipv6 ? 0 : 3; i < 4; i++)
+		diff += change(from_src->word[i], src->word[i]) + change(from_dst->word[i], dst->word[i]);
+	if (!p->ipv6) {
+		struct { __u8 ttl, proto; __u16 check; __be32 src, dst; } header = {
+			.ttl = ttl, .proto = p->key.proto, .src = src->word[3], .dst = dst->word[3],
+			.check = sum(p->check, diff + change(bpf_htons(p->ttl << 8), bpf_htons(ttl << 8))),
+		};
+
+		bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, ttl), &header, sizeof(header), 0);
+	} else {
+		struct addr addrs[2] = { *src, *dst };
+
+		bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, saddr), addrs, sizeof(addrs), whole);
+		if (ttl != p->ttl)
+			bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, hop_limit), &ttl, 1, whole);
+	}
+	diff = (diff & 0xffffffff) + (diff >> 32);
+	return (__u32)(diff + (diff >> 32));
+}
+
+/* Makes the packet what the flow says, checksums and all, with so many hops less. */
+static __always_inline void translate(struct __sk_buff *skb, const struct packet *p, const struct addr *src,
+				      const struct addr *dst, __be16 sport, __be16 dport, __u8 hops)
+{
+	struct ports before = { .src = p->key.sport, .dst = p->key.dport }, after = { .src = sport, .dst = dport };
 	__u32 check = p->l4 + (p->key.proto == IPPROTO_TCP ? 16 : 6);
 	__u64 udp = p->key.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-	__s64 diff = write_addrs(skb, p, p->l3, &p->key.src, &p->key.dst, src, dst, BPF_F_RECOMPUTE_CSUM);
+	__s64 diff = write_header(skb, p, &p->key.src, &p->key.dst, src, dst, p->ttl - hops, BPF_F_RECOMPUTE_CSUM);
 
 	if (p->bare)
 		return;
 	bpf_l4_csum_replace(skb, check, 0, diff, BPF_F_PSEUDO_HDR | udp);
-	if (*(__u32 *)before == *(__u32 *)after)
+	if (before.src == after.src && before.dst == after.dst)
 		return;
-	diff = bpf_csum_diff((__be32 *)before, sizeof(before), (__be32 *)after, sizeof(after), 0);
-	bpf_l4_csum_replace(skb, check, 0, diff, udp);
-	bpf_skb_store_bytes(skb, p->l4, after, sizeof(after), 0);
-}
-
-/* One hop less, as a router does. */
-static __always_inline void hop(struct __sk_buff *skb, const struct packet *p)
-{
-	if (!p->ipv6) {
-		__be16 before = bpf_htons(p->ttl << 8 | p->key.proto), after = bpf_htons((p->ttl - 1) << 8 | p->key.proto);
-
-		bpf_l3_csum_replace(skb, p->l3 + offsetof(struct iphdr, check), before, after, 2);
-		bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, ttl), &after, 1, 0);
-		return;
-	}
-	__u8 left = p->ttl - 1;
-
-	bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, hop_limit), &left, 1, BPF_F_RECOMPUTE_CSUM);
+	bpf_l4_csum_replace(skb, check, *(__u32 *)&before, *(__u32 *)&after, 4 | udp);
+	bpf_skb_store_bytes(skb, p->l4, &after, sizeof(after), 0);
 }
 
 #endif
