@@ -269,6 +269,10 @@ func TestDriversAreChosen(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.noXDP()
+	for _, l.xdp = range []bool{true, false} { // a daemon that is not asked for it takes it away
+		l.reopen(p)
+	}
+	l.noXDP()
 	card := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 7}}
 	for name, tc := range map[string]struct {
 		dev netlink.Link
