@@ -135,6 +135,49 @@ func TestForgotten(t *testing.T) {
 	}
 }
 
+// TestWipedRefusesItsFormerSide: the history of a wiped and filled replica begins
+// with what its former peers have, and tells nothing of the deletes that were
+// forgotten on the other side. They must not go on with it.
+func TestWipedRefusesItsFormerSide(t *testing.T) {
+	c := apart(t)
+	a, b, away := c.replicas[0], c.replicas[1], c.replicas[2]
+	wipe := func(covered crdt.Vector) {
+		t.Helper()
+		b.hangUp(a)
+		b.hangUp(away)
+		if err := b.s.Wipe(t.Context(), covered); err != nil {
+			t.Fatal(err)
+		}
+		b.watch.Close()
+		b.follow()
+	}
+	wipe(nil)
+	for b.pull(away) {
+	}
+	wipe(a.s.Vector())
+	early, err := b.s.Tail(t.Context(), away.s.Vector())
+	if err != nil {
+		t.Fatalf("tail of one that is not filled yet: %v", err)
+	}
+	defer early.Close()
+	for b.pull(a) {
+		if _, _, err = early.poll(); err != nil {
+			break
+		}
+	}
+	for b.pull(a) {
+	}
+	if _, _, again := early.poll(); !errors.Is(errors.Join(err, again), ErrForgotten) {
+		t.Errorf("tail from before it was filled: %v, %v", err, again)
+	}
+	for range 2 {
+		if _, err := b.s.Tail(t.Context(), away.s.Vector()); !errors.Is(err, ErrForgotten) {
+			t.Errorf("tail for one of its former side: %v", err)
+		}
+		b.restart()
+	}
+}
+
 // TestForgottenIsInherited: a replica that got everything in one cut knows as
 // little of forgotten deletes as the one that sent it, and refuses the same.
 func TestForgottenIsInherited(t *testing.T) {

@@ -125,7 +125,9 @@ func forgottenNote(v *view) *crdt.Record {
 	}
 }
 
-// takeNote takes over what a peer has forgotten.
+// takeNote takes over what a peer has forgotten. When this replica has not seen it
+// either, its history tells of what was there before and not that it is gone: no
+// peer may go on with that.
 func (c *committer) takeNote(b *batch, note *crdt.Record) error {
 	v, err := crdt.DecodeVector(note.Value)
 	if err != nil {
@@ -138,5 +140,16 @@ func (c *committer) takeNote(b *batch, note *crdt.Record) error {
 	forgotten.Join(v)
 	c.head.forgotten = forgotten
 	c.must(c.disk(b).Set(forgotKey, forgotten.Append(nil), nil))
+	if c.head.claims.includes(v) {
+		return nil
+	}
+	past := c.head.past.Clone()
+	past.Join(v)
+	c.head.past = past
+	c.must(c.disk(b).Set(pastKey, lasting(past).Append(nil), nil))
+	c.rev = c.rev.Next(c.now, c.node)
+	c.head.rev = int64(c.rev)
+	c.setFloor(c.head.rev)
+	c.must(c.disk(b).Set(floorKey, encodeNumber(c.head.floor), nil))
 	return nil
 }

@@ -189,6 +189,10 @@ func (n *node) applyOne(g *group, came *crdt.Record) {
 		}
 		h.forgotten = h.forgotten.Clone()
 		h.forgotten.Join(v)
+		if !h.claims.Includes(v) { // history tells nothing of them
+			g.unseen = v
+			h.rev++
+		}
 		return
 	}
 	if h.claims.Covers(came.Dot) && (!came.Joined() || h.claims.Includes(came.Seen())) {

@@ -2,6 +2,7 @@ package years
 
 import (
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/mootkube/moot/gossip/crdt"
@@ -76,8 +77,9 @@ func (s *state) clone() *state {
 // group is what is committed together.
 type group struct {
 	puts   []entry
-	gone   []string // tombstones that are forgotten
-	reset  bool     // everything goes before puts
+	gone   []string    // tombstones that are forgotten
+	reset  bool        // everything goes before puts
+	unseen crdt.Vector // deletes that a peer has forgotten and that were not seen here
 	news   []crdt.Dot
 	writes []*write // of clients, answered for when it is on disk
 	after  state    // but for keys, history and marks
@@ -105,6 +107,11 @@ func (s *state) replay(g *group) {
 	s.keys, s.history, s.marks = keys, history, marks
 	if !g.reset {
 		s.past = past // the history is trimmed on its own
+	}
+	if g.unseen != nil {
+		s.trim(math.MaxInt64, 0)
+		s.past = s.past.Clone()
+		s.past.Join(g.unseen)
 	}
 }
 
