@@ -85,7 +85,7 @@ func (n *Node) tellConflicts(ctx context.Context, client kubernetes.Interface, r
 		name := conflictName(c)
 		kept[name] = true
 		when := max(c.LostAt, c.KeptAt).Time()
-		if told[name] || c.StatusOnly() || now.Sub(when) > conflictNews {
+		if told[name] || c.Observed() || now.Sub(when) > conflictNews {
 			continue
 		}
 		object, err := conflictObject(ctx, r.db, c)

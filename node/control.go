@@ -254,6 +254,8 @@ type Conflict struct {
 	KeptBy string          `json:"keptBy"`
 	LostAt time.Time       `json:"lostAt"` // by the clock of the node that made it
 	KeptAt time.Time       `json:"keptAt"`
+	// Observed says that controllers write what was lost anew by themselves.
+	Observed bool `json:"observed,omitempty"`
 }
 
 func listConflicts(r *http.Request, on *Controls) (any, error) {
@@ -266,7 +268,7 @@ func listConflicts(r *http.Request, on *Controls) (any, error) {
 		list = append(list, Conflict{
 			Key: c.Key, UID: c.UID, Path: c.Path, Rule: c.Rule, Lost: c.Lost, Kept: c.Kept,
 			LostBy: c.LostBy.String(), KeptBy: c.KeptBy.String(),
-			LostAt: c.LostAt.Time().UTC(), KeptAt: c.KeptAt.Time().UTC(),
+			LostAt: c.LostAt.Time().UTC(), KeptAt: c.KeptAt.Time().UTC(), Observed: c.Observed(),
 		})
 	}
 	return list, nil

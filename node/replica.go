@@ -104,7 +104,11 @@ func liveMembers(members []gossip.Member) []join.Live {
 func (r *replica) measure(s *Status) {
 	s.Status = r.agent.Status()
 	if conflicts, err := r.db.Conflicts(context.Background()); err == nil {
-		s.Conflicts = len(conflicts)
+		for i := range conflicts {
+			if !conflicts[i].Observed() {
+				s.Conflicts++
+			}
+		}
 	}
 	s.Store = StoreStatus{Revision: r.db.Revision(), CompactedRevision: r.db.CompactRevision(), Bytes: r.db.Size()}
 }

@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -36,11 +37,24 @@ type Conflict struct {
 	KeptAt Stamp           `json:"keptAt,omitempty"`
 }
 
-// StatusOnly reports whether what was lost is only what controllers observe and
-// will observe again.
-func (c *Conflict) StatusOnly() bool {
-	return c.Path == ".status" || strings.HasPrefix(c.Path, ".status.") || strings.HasPrefix(c.Path, ".status[")
+// Observed reports whether what was lost is only what controllers observe and
+// will observe again: a status, or which pods a Service has. Addresses without
+// pods behind them were written by people.
+func (c *Conflict) Observed() bool {
+	if at, ok := strings.CutPrefix(c.Path, ".status"); ok {
+		return at == "" || at[0] == '.' || at[0] == '['
+	}
+	switch {
+	case c.Path == `.metadata.annotations["endpoints.kubernetes.io/last-change-trigger-time"]`:
+		return true
+	case strings.HasPrefix(c.Key, "/registry/endpointslices/"), strings.HasPrefix(c.Key, "/registry/services/endpoints/"):
+		return c.Path != "" && (bytes.Contains(c.Lost, targetRef) || bytes.Contains(c.Kept, targetRef))
+	}
+	return false
 }
+
+// targetRef leads from an address to its pod.
+var targetRef = []byte(`"targetRef":`)
 
 // MarshalText writes d as origin.seq.
 func (d Dot) MarshalText() ([]byte, error) { return []byte(d.String()), nil }

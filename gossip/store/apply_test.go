@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +167,48 @@ func TestConflictsAreBounded(t *testing.T) {
 		if c.Key < fmt.Sprintf("/registry/x/%04d", n-maxConflicts) {
 			t.Fatalf("the conflict of %s is still there", c.Key)
 		}
+	}
+}
+
+// TestObservedConflictsPushNothingOut: a status that both sides write all the
+// time leaves the conflicts of what people wrote alone.
+func TestObservedConflictsPushNothingOut(t *testing.T) {
+	a, b := pair(t, nil)
+	object := func(word string, ready int) string {
+		return fmt.Sprintf(`{"apiVersion":"v1","kind":"Widget","metadata":{"uid":"u"},"spec":{"word":%q},"status":{"ready":%d}}`, word, ready)
+	}
+	put(t, a.s, "/registry/x", object("first", 0))
+	a.settle()
+	put(t, a.s, "/registry/x", object("left", 0))
+	put(t, b.s, "/registry/x", object("right", 0))
+	a.settle()
+	for i := range maxConflicts + 100 {
+		key := fmt.Sprintf("/registry/y/%04d", i)
+		put(t, a.s, key, object("same", 0))
+		b.pull(a)
+		put(t, a.s, key, object("same", 1))
+		put(t, b.s, key, object("same", 2))
+	}
+	a.settle()
+	a.check()
+	conflicts, err := a.s.Conflicts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	observed := 0
+	var words []string
+	for _, c := range conflicts {
+		if c.Observed() {
+			observed++
+		} else {
+			words = append(words, c.Key+c.Path)
+		}
+	}
+	if !slices.Equal(words, []string{"/registry/x.spec.word"}) {
+		t.Errorf("what people wrote: %v", words)
+	}
+	if observed == 0 || observed > maxConflicts {
+		t.Errorf("%d of what is observed", observed)
 	}
 }
 

@@ -19,7 +19,12 @@ import (
 // one write the same.
 const ConflictPrefix = "/moot/conflicts/"
 
-// maxConflicts bounds how many are kept; the oldest go.
+// observedPrefix is where those among them are that [crdt.Conflict.Observed]
+// tells: each side of a cut makes them by the second, and they must not push
+// out what people wrote.
+const observedPrefix = ConflictPrefix + "observed/"
+
+// maxConflicts bounds how many of either kind are kept; the oldest go.
 const maxConflicts = 1000
 
 var conflictEnd = []byte("/moot/conflicts0")
@@ -44,7 +49,7 @@ func (s *Store) Conflicts(ctx context.Context) ([]crdt.Conflict, error) {
 
 // keepConflicts writes down what lost, unless that has been done.
 func (c *committer) keepConflicts(b *batch, lost []crdt.Conflict) {
-	added := false
+	added := map[string]bool{}
 	for i := range lost {
 		if strings.HasPrefix(lost[i].Key, "/moot/") || !classOf([]byte(lost[i].Key)).durable {
 			continue // nobody's work
@@ -55,27 +60,33 @@ func (c *committer) keepConflicts(b *batch, lost []crdt.Conflict) {
 			continue
 		}
 		sum := sha256.Sum256(value)
-		key := append([]byte(ConflictPrefix), hex.EncodeToString(sum[:16])...)
+		prefix := ConflictPrefix
+		if lost[i].Observed() {
+			prefix = observedPrefix
+		}
+		key := append([]byte(prefix), hex.EncodeToString(sum[:16])...)
 		if _, last := c.head.get(key); last != nil {
 			continue
 		}
 		c.put(b, &Op{Kind: OpPut, Key: key, Value: value}, nil, nil, crdt.Change{})
-		added = true
+		added[prefix] = true
 	}
-	if added {
-		c.trimConflicts(b)
+	for prefix := range added {
+		c.trimConflicts(b, prefix)
 	}
 }
 
-// trimConflicts deletes the oldest conflicts beyond the bound.
-func (c *committer) trimConflicts(b *batch) {
+// trimConflicts deletes the oldest conflicts of one kind beyond the bound.
+func (c *committer) trimConflicts(b *batch, prefix string) {
 	type kept struct {
 		key []byte
 		ver *version
 	}
 	var all []kept
 	c.head.scan([]byte(ConflictPrefix), conflictEnd, c.head.rev, func(it *item, v *version) bool {
-		all = append(all, kept{it.key, v})
+		if bytes.HasPrefix(it.key, []byte(observedPrefix)) == (prefix == observedPrefix) {
+			all = append(all, kept{it.key, v})
+		}
 		return true
 	})
 	if len(all) <= maxConflicts {
