@@ -81,6 +81,11 @@ func unfit(dev netlink.Link, all []netlink.Link) error {
 	switch kind := dev.Type(); kind {
 	case "veth", "tuntap", "tun":
 		return fmt.Errorf("packets of a %s device may lack their checksums", kind)
+	case "bond", "team":
+		return fmt.Errorf("packets of a %s device come by the devices below it", kind)
+	}
+	if dev.Attrs().ParentDevBus == "xen" {
+		return errors.New("packets of a Xen neighbor may lack their checksums")
 	}
 	for _, l := range all {
 		// Its driver takes the tag off, and the program cannot see whose a packet is.

@@ -237,8 +237,16 @@ const (
 
 // Serving tells that the replica is being served from. From then on an agent
 // whose replica the cluster has left behind ends Run with [ErrForgotten]; it
-// wipes the replica in place only between Bootstrap and Serving.
-func (a *Agent) Serving() { a.phase.Store(phaseServing) }
+// wipes the replica in place only between Bootstrap and Serving. It reports false,
+// and changes nothing, for a replica that was wiped and is not filled yet: that is
+// Bootstrap's to do.
+func (a *Agent) Serving() bool {
+	if !a.replica.serve(a.cfg.Store) {
+		return false
+	}
+	a.phase.Store(phaseServing)
+	return true
+}
 
 // Members returns every known member, this node included, the dead ones too,
 // in order of name.

@@ -142,6 +142,9 @@ func (a *Agent) Bootstrap(ctx context.Context) error {
 			hoped = time.Now()
 		}
 		switch {
+		case a.replica.now() != life:
+			hoped = time.Now()
+			continue
 		case alone && owed == nil:
 			return nil
 		case !answered && !alone:
@@ -251,7 +254,10 @@ func (a *Agent) leftBehind(ctx context.Context, r *running, l *link, theirs side
 	if err != nil {
 		return false
 	}
-	if err := a.replica.wipe(ctx, a.cfg.Store, w.Vector); err != nil {
+	switch err := a.replica.wipe(ctx, a.cfg.Store, w.Vector); {
+	case errors.Is(err, errServed):
+		return false // it is tried again
+	case err != nil:
 		a.log.Error("replica is not wiped", "err", err)
 		return false
 	}
@@ -266,11 +272,15 @@ func (a *Agent) leftBehind(ctx context.Context, r *running, l *link, theirs side
 // life keeps a replica's streams from claiming what was wiped: each belongs to
 // the life of the replica in which it began.
 type life struct {
-	mu sync.RWMutex
-	n  int
+	mu     sync.RWMutex
+	n      int
+	served bool // it must not be wiped any more
 }
 
-var errWiped = errors.New("the replica was wiped meanwhile")
+var (
+	errWiped  = errors.New("the replica was wiped meanwhile")
+	errServed = errors.New("the replica is being served from")
+)
 
 func (l *life) now() int {
 	l.mu.RLock()
@@ -290,9 +300,20 @@ func (l *life) apply(ctx context.Context, n int, r Replica, records []*crdt.Reco
 func (l *life) wipe(ctx context.Context, r Replica, covered crdt.Vector) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.served {
+		return errServed
+	}
 	if err := r.Wipe(ctx, covered); err != nil {
 		return err
 	}
 	l.n++
 	return nil
+}
+
+// serve keeps the replica from being wiped, unless it was and is not filled yet.
+func (l *life) serve(r Replica) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.served = r.Owed() == nil
+	return l.served
 }

@@ -290,10 +290,10 @@ func (f *follower) apply(ctx context.Context, goal crdt.Vector, done func()) err
 		f.parts += batch.parts
 		f.upTo = max(f.upTo, batch.revision)
 		f.mu.Unlock()
+		a.advanced.fire()
 		if err := f.sendAck(); err != nil {
 			return err
 		}
-		a.advanced.fire()
 		if goal != nil && a.cfg.Store.Vector().Includes(goal) {
 			goal = nil
 			done()

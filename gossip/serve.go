@@ -239,14 +239,14 @@ func (v *server) beats(ctx context.Context) error {
 func (v *server) beat(probe int64) error {
 	a := v.agent
 	b := beat{Probe: probe, Now: a.cfg.Now().UnixNano()}
-	if stable := a.stability.get(); !v.stable.Includes(stable) {
-		b.Stable, v.stable = newsFor(v.stable, stable), stable
-	}
 	if probe != 0 {
 		b.Digest, b.Whole = a.digest()
 	}
 	v.writing.lock()
 	defer v.writing.unlock()
+	if stable := a.stability.get(); !v.stable.Includes(stable) {
+		b.Stable, v.stable = newsFor(v.stable, stable), stable
+	}
 	return send(v.conn, msgBeat, b.encode())
 }
 

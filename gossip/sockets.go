@@ -244,6 +244,7 @@ type trackedConn struct {
 	net.Conn
 	port *socketPort
 
+	flushing atomic.Bool // what was gathered is on its way to the kernel
 	mu       sync.Mutex
 	gathers  int // calls of gathering.Write under way
 	gathered *[]byte
@@ -283,7 +284,18 @@ func (c *trackedConn) gather(delta int) error {
 	return err
 }
 
+// Close closes the connection, at once when the peer does not take what is being
+// written: TLS would wait to tell it.
+func (g gathering) Close() error {
+	if g.under.flushing.Load() {
+		return g.under.Close()
+	}
+	return g.Conn.Close()
+}
+
 func (c *trackedConn) flushLocked() error {
+	c.flushing.Store(true)
+	defer c.flushing.Store(false)
 	_, err := c.Conn.Write(*c.gathered)
 	*c.gathered = (*c.gathered)[:0]
 	return err

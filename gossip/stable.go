@@ -65,11 +65,12 @@ func (a *Agent) floor(ctx context.Context) crdt.Vector {
 		return nil
 	}
 	out := a.cfg.Store.Vector().Clone()
+	members, ok := a.everyMember(ctx)
+	if !ok {
+		return nil
+	}
 	asked := 0
-	for _, m := range a.Members() {
-		if m.Self || m.State == StateLeft {
-			continue
-		}
+	for _, m := range members {
 		l := a.link(m.Name)
 		has := l.knows()
 		if leads && m.Live() && asked < askAtOnce && !l.streams() {
@@ -84,6 +85,30 @@ func (a *Agent) floor(ctx context.Context) crdt.Vector {
 		lowest(out, has)
 	}
 	return out
+}
+
+// everyMember returns the other members that have not left, also those that are
+// in the register only, as it is now: one that is new here, or is being filled, has
+// heard of no member that is down. It reports false while the register is without
+// this node, for then others may be missing too.
+func (a *Agent) everyMember(ctx context.Context) ([]Member, bool) {
+	register, err := readRegister(ctx, a.cfg.Store)
+	if _, ok := register[a.cfg.Name]; err != nil || !ok {
+		return nil, false
+	}
+	delete(register, a.cfg.Name)
+	var all []Member
+	for _, m := range a.Members() {
+		_, registered := register[m.Name]
+		delete(register, m.Name)
+		if !m.Self && (registered || m.State != StateLeft) {
+			all = append(all, m)
+		}
+	}
+	for name := range register {
+		all = append(all, Member{Name: name, State: StateDead})
+	}
+	return all, true
 }
 
 // lowest takes out of v what w does not include.

@@ -163,16 +163,15 @@ func (n *Node) enterReplica(ctx context.Context, r *replica, m *membership) erro
 		if err := r.agent.CatchUp(ctx); err != nil && ctx.Err() == nil {
 			n.log.Warn("starting without all that the members have", "err", err)
 		}
-		r.agent.Serving()
-		return n.register(ctx, r, m)
 	}
-	if err := r.agent.Bootstrap(ctx); err != nil {
-		return fmt.Errorf("copy the cluster's state: %w", err)
+	for !m.Complete || !r.agent.Serving() {
+		if err := r.agent.Bootstrap(ctx); err != nil {
+			return fmt.Errorf("copy the cluster's state: %w", err)
+		}
+		if err := n.amend(m, func() { m.Complete = true }); err != nil {
+			return err
+		}
 	}
-	if err := n.amend(m, func() { m.Complete = true }); err != nil {
-		return err
-	}
-	r.agent.Serving()
 	return n.register(ctx, r, m)
 }
 

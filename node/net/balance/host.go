@@ -30,11 +30,12 @@ type host struct {
 	uplinks  []string     // devices that packets from elsewhere come in by
 	overlay  []string     // devices of the pod network, those that are there
 	unserved []string     // devices with addresses that packets cannot be balanced on
+	tagged   []int        // indexes of devices with VLAN devices on them, which say where drivers may lead packets on
 }
 
 func (h host) equal(o host) bool {
 	return slices.Equal(h.own, o.own) && slices.Equal(h.uplinks, o.uplinks) &&
-		slices.Equal(h.overlay, o.overlay) && slices.Equal(h.unserved, o.unserved)
+		slices.Equal(h.overlay, o.overlay) && slices.Equal(h.unserved, o.unserved) && slices.Equal(h.tagged, o.tagged)
 }
 
 // readHost looks at the machine's devices and addresses. A device that carries
@@ -69,6 +70,9 @@ func readHost(overlay []string) (host, error) {
 	}
 	for _, l := range links {
 		a := l.Attrs()
+		if l.Type() == "vlan" {
+			h.tagged = append(h.tagged, a.ParentIndex)
+		}
 		if slices.Contains(overlay, a.Name) {
 			h.overlay = append(h.overlay, a.Name)
 			continue
@@ -84,6 +88,7 @@ func readHost(overlay []string) (host, error) {
 	}
 	slices.SortFunc(h.own, netip.Addr.Compare)
 	h.own = slices.Compact(h.own)
+	slices.Sort(h.tagged)
 	for _, names := range [][]string{h.uplinks, h.overlay, h.unserved} {
 		slices.Sort(names)
 	}
