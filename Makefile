@@ -31,7 +31,7 @@ SUITES ?= bookworm trixie
 
 ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline services drop names traces stranger)
 
-.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-services bench-nodeport sim sim-objects sim-years conformance vm verify-kernels up down demo \
+.PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-services bench-nodeport sim sim-objects sim-years conformance charts vm verify-kernels up down demo \
 	accept $(ACCEPT) bin/accept
 
 help: ## print this
@@ -107,6 +107,9 @@ sim-years: ## a seeded history of faults over YEARS node-hours (1000000 take hou
 
 conformance: build ## upstream's conformance suite, unmodified, on three nodes (root, an hour)
 	testbed/conformance/run
+
+charts: build ## helm, metrics-server, cert-manager, Prometheus operator, unmodified, under faults (root, 15 minutes and their builds)
+	testbed/charts/run
 
 vm: build ## boot a stock Debian 12 under software emulation and try a node in it (root, 20 minutes)
 	testbed/vm/boot --install
