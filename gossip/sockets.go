@@ -266,16 +266,23 @@ func (g gathering) Write(b []byte) (int, error) {
 	if len(b) <= joinedBytes {
 		return g.Conn.Write(b)
 	}
-	g.under.gather(1)
+	g.under.hold()
 	n, err := g.Conn.Write(b)
-	return n, errors.Join(err, g.under.gather(-1))
+	return n, errors.Join(err, g.under.release())
 }
 
-// gather begins, or with -1 ends, to hold back what is written.
-func (c *trackedConn) gather(delta int) error {
+// hold begins to hold back what is written.
+func (c *trackedConn) hold() {
+	c.mu.Lock()
+	c.gathers++
+	c.mu.Unlock()
+}
+
+// release lets go of what is held back, unless another holds it as well.
+func (c *trackedConn) release() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.gathers += delta; c.gathers > 0 || c.gathered == nil {
+	if c.gathers--; c.gathers > 0 || c.gathered == nil {
 		return nil
 	}
 	err := c.flushLocked()
