@@ -210,7 +210,8 @@ func (s side) givesWay(other side) bool {
 	return s.First > other.First
 }
 
-// side returns this node's: itself and those it tails.
+// side returns this node's: itself and those that let it tail them. One that is about
+// to refuse it is not of its side: two that refuse each other would both give way.
 func (a *Agent) side() side {
 	s := side{First: a.cfg.Name}
 	if a.phase.Load() != phaseServing {
@@ -221,9 +222,9 @@ func (a *Agent) side() side {
 	defer a.mu.Unlock()
 	for name, l := range a.links {
 		l.mu.Lock()
-		connected := l.connected
+		accepted := l.accepted
 		l.mu.Unlock()
-		if connected {
+		if accepted {
 			s.Members++
 			s.First = min(s.First, name)
 		}

@@ -251,6 +251,7 @@ func (f *follower) beat(b beat) {
 	f.link.learn(b.Whole)
 	f.link.mu.Lock()
 	defer f.link.mu.Unlock()
+	f.link.accepted = b.Tailed
 	if b.Digest != "" {
 		f.link.digest, f.link.digestOf = b.Digest, b.Whole
 	}

@@ -17,6 +17,7 @@ type link struct {
 	// The stream on which this node tails the peer.
 	wanted    bool   // it ought to be there
 	connected bool   // it is
+	accepted  bool   // and the peer has not refused this node as left behind
 	broken    bool   // it was, and is not; or the peer refuses connections
 	heard     uint64 // messages of the peer so far
 	waiting   bool   // this node is behind in reading
@@ -69,7 +70,7 @@ func (l *link) knows() crdt.Vector {
 func (l *link) up() {
 	l.mu.Lock()
 	changed := !l.connected
-	l.connected, l.broken, l.err = true, false, ""
+	l.connected, l.accepted, l.broken, l.err = true, false, false, ""
 	l.heard++
 	l.contact = time.Now()
 	l.mu.Unlock()
@@ -82,7 +83,7 @@ func (l *link) up() {
 // nothing about whether the peer lives.
 func (l *link) down(err error, answered bool) {
 	l.mu.Lock()
-	l.connected = false
+	l.connected, l.accepted = false, false
 	l.broken = !answered
 	if err != nil {
 		l.err = err.Error()

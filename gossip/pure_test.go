@@ -192,7 +192,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 	f := fail{Code: failForgotten, Text: "why", Side: side{3, "a"}}
 	gotFail, err := decodeFail(f.encode())
 	same(gotFail, f, err)
-	b := beat{Probe: 1, Now: 2, Stable: v, Digest: "d", Whole: v}
+	b := beat{Probe: 1, Now: 2, Stable: v, Digest: "d", Whole: v, Tailed: true}
 	gotBeat, err := decodeBeat(b.encode())
 	same(gotBeat, b, err)
 	k := ack{Parts: 7, Revision: 1 << 60, Vector: v}

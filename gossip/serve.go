@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -50,6 +51,7 @@ type server struct {
 	writing turnstile
 	told    crdt.Vector // what of this node's vector has been sent
 	stable  crdt.Vector
+	tailed  atomic.Bool // the peer was not refused
 
 	flight flight
 	pulls  chan pull
@@ -90,6 +92,10 @@ func (v *server) run(ctx context.Context) error {
 			defer v.tail.Close()
 			return v.pump(ctx)
 		})
+		v.tailed.Store(true)
+		if err := v.beat(0); err != nil {
+			return err
+		}
 		return v.read(ctx)
 	})
 	return g.Wait()
@@ -238,7 +244,7 @@ func (v *server) beats(ctx context.Context) error {
 
 func (v *server) beat(probe int64) error {
 	a := v.agent
-	b := beat{Probe: probe, Now: a.cfg.Now().UnixNano()}
+	b := beat{Probe: probe, Now: a.cfg.Now().UnixNano(), Tailed: v.tailed.Load()}
 	if probe != 0 {
 		b.Digest, b.Whole = a.digest()
 	}

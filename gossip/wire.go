@@ -30,7 +30,7 @@ const (
 
 // Bounds of a message.
 const (
-	wireVersion = 2
+	wireVersion = 3
 	maxMessage  = 96 << 20 // a record of the largest size fits
 	maxText     = 4 << 10
 	maxRecords  = 1 << 16            // in one message
@@ -271,6 +271,7 @@ type beat struct {
 	Stable crdt.Vector
 	Digest string      // of the server's content, when it is Whole
 	Whole  crdt.Vector // the server's vector that Digest belongs to
+	Tailed bool        // the follower was not refused
 }
 
 func (m *beat) encode() []byte {
@@ -278,12 +279,17 @@ func (m *beat) encode() []byte {
 	b = binary.AppendVarint(b, m.Now)
 	b = appendVector(b, m.Stable)
 	b = appendBytes(b, []byte(m.Digest))
-	return appendVector(b, m.Whole)
+	b = appendVector(b, m.Whole)
+	tailed := uint64(0)
+	if m.Tailed {
+		tailed = 1
+	}
+	return binary.AppendUvarint(b, tailed)
 }
 
 func decodeBeat(b []byte) (beat, error) {
 	d := decoder{b: b}
-	m := beat{Probe: d.int(), Now: d.int(), Stable: d.vector(), Digest: d.text(), Whole: d.vector()}
+	m := beat{Probe: d.int(), Now: d.int(), Stable: d.vector(), Digest: d.text(), Whole: d.vector(), Tailed: d.uint() == 1}
 	return m, d.end()
 }
 
