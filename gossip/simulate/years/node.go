@@ -291,11 +291,17 @@ func (n *node) settleOwed(g *group) {
 	if o == nil || !n.head.claims.Includes(o.covered) {
 		return
 	}
+	n.applyAside(g, o.claims)
+}
+
+// applyAside applies what was set aside and makes claims again.
+func (n *node) applyAside(g *group, claims crdt.Vector) {
+	aside := n.head.owed.aside
 	n.head.owed = nil
-	for _, r := range o.aside {
+	for _, r := range aside {
 		n.applyOne(g, r)
 	}
-	n.claim(g, o.claims)
+	n.claim(g, claims)
 }
 
 // takesFrom reports whether the replica may take in what a peer has: a wiped
@@ -326,12 +332,7 @@ func (n *node) giveUpOwed() {
 	}
 	n.w.report.GivenUp++
 	g := n.begin()
-	o := n.head.owed
-	n.head.owed = nil
-	for _, r := range o.aside {
-		n.applyOne(g, r)
-	}
-	n.claim(g, o.known(n.head.claims))
+	n.applyAside(g, n.head.owed.known(n.head.claims))
 	n.commit(g)
 }
 
