@@ -178,6 +178,9 @@ func TestWipedReplicaIsFilledByWhoHasIt(t *testing.T) {
 			if err := n2.store.Wipe(t.Context(), had); err != nil {
 				t.Fatal(err)
 			}
+			if n2.agent.Serving() {
+				t.Error("it would be served from though it is empty")
+			}
 			n3.start(n2.addr)
 			if returns {
 				eventually(t, "the other one is not tailed", func() bool {
