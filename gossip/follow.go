@@ -400,21 +400,15 @@ func (f *follower) writeLocked(t messageType, body []byte) error {
 
 // send writes one message, and fails when the peer does not take it.
 func send(conn net.Conn, t messageType, body []byte) error {
-	if err := conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
-		return err
-	}
-	if err := writeMessage(conn, t, body); err != nil {
-		return fmt.Errorf("send: %w", err)
-	}
-	return nil
+	return sendBy(conn, func() error { return writeMessage(conn, t, body) })
 }
 
-// sendWhole sends a message that has its head.
-func sendWhole(conn net.Conn, b []byte) error {
+// sendBy does what writes a message to the connection, likewise.
+func sendBy(conn net.Conn, write func() error) error {
 	if err := conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return err
 	}
-	if _, err := conn.Write(b); err != nil {
+	if err := write(); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
 	return nil

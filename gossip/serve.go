@@ -336,7 +336,10 @@ func (v *server) sendRecords(p *records, depart func(size int) error) error {
 	putHead(b, t, size)
 	v.writing.lock()
 	defer v.writing.unlock()
-	return sendWhole(v.conn, b)
+	return sendBy(v.conn, func() error {
+		_, err := v.conn.Write(b)
+		return err
+	})
 }
 
 // newsFor returns what of v is not in told.
