@@ -282,6 +282,8 @@ func TestDriversAreChosen(t *testing.T) {
 		"a card":              {card, []netlink.Link{card}, true},
 		"a veth":              {&netlink.Veth{}, nil, false},
 		"a tap":               {&netlink.Tuntap{}, nil, false},
+		"a bond":              {&netlink.Bond{}, nil, false},
+		"a Xen guest's":       {&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 7, ParentDevBus: "xen"}}, nil, false},
 		"one with a VLAN":     {card, []netlink.Link{&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{ParentIndex: 7}}}, false},
 		"one beside a VLAN's": {card, []netlink.Link{&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{ParentIndex: 8}}}, true},
 	} {
