@@ -11,7 +11,6 @@ import (
 	"errors"
 	"log/slog"
 	"math/big"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -23,6 +22,7 @@ import (
 	"github.com/mootkube/moot/gossip"
 	"github.com/mootkube/moot/gossip/crdt"
 	"github.com/mootkube/moot/gossip/store"
+	"github.com/mootkube/moot/testbed/loopback"
 )
 
 // authority signs the certificates of peers.
@@ -110,30 +110,9 @@ type machine struct {
 	done  chan error
 }
 
-// freePort returns an address of the loopback network whose port is free for
-// TCP and UDP.
-func freePort(t *testing.T) netip.AddrPort {
-	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test's
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := l.Addr().(*net.TCPAddr).AddrPort()
-		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
-		_ = l.Close()
-		if err == nil {
-			_ = u.Close()
-			return addr
-		}
-	}
-	t.Fatal("no port is free for both TCP and UDP")
-	return netip.AddrPort{}
-}
-
 func newMachine(t *testing.T, a *authority, number int, name string) *machine {
 	t.Helper()
-	m := &machine{t: t, name: name, addr: freePort(t), fs: vfs.NewMem(), identity: &identity{}}
+	m := &machine{t: t, name: name, addr: loopback.Addr(t), fs: vfs.NewMem(), identity: &identity{}}
 	m.identity.set(a.issue(t, name), a.pool)
 	m.storeCfg = store.DefaultConfig("store")
 	m.storeCfg.FS, m.storeCfg.Node = m.fs, crdt.NodeNumber(number) //nolint:gosec // a test's

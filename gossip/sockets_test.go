@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/mootkube/moot/gossip"
+	"github.com/mootkube/moot/testbed/loopback"
 )
 
 // lines keeps what is logged.
@@ -38,7 +39,7 @@ func TestForeignTokenIsExplained(t *testing.T) {
 	id := &identity{}
 	a := newAuthority(t)
 	id.set(a.issue(t, "n1"), a.pool)
-	log, addr := &lines{}, freePort(t)
+	log, addr := &lines{}, loopback.Addr(t)
 	port, err := gossip.Sockets().Open(gossip.Endpoint{
 		Name: "n1", Bind: addr, Identity: id.get, Log: slog.New(slog.NewTextHandler(log, nil)),
 		Known: func(netip.Addr) bool { return false },
@@ -78,8 +79,8 @@ func TestMessagesOfAllSizes(t *testing.T) {
 		}
 		return port
 	}
-	addr := freePort(t)
-	to, from := open(addr), open(freePort(t))
+	addr := loopback.Addr(t)
+	to, from := open(addr), open(loopback.Addr(t))
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		_ = to.Serve(func(s gossip.Stream) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/mootkube/moot/gossip/crdt"
 	"github.com/mootkube/moot/node/join"
 	"github.com/mootkube/moot/node/pki"
+	"github.com/mootkube/moot/testbed/loopback"
 )
 
 // alone is a cluster of one: a real store, a real agent on loopback.
@@ -24,17 +24,9 @@ type alone struct {
 
 func newAlone(t *testing.T) *alone {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := netip.MustParseAddrPort(listener.Addr().String()).Port()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
 	cfg := DefaultConfig()
 	cfg.DataDir, cfg.StateDir = t.TempDir(), t.TempDir()
-	cfg.NodeName, cfg.NodeIP, cfg.Port = "n1", netip.MustParseAddr("127.0.0.1"), int(port)
+	cfg.NodeName, cfg.NodeIP, cfg.Port = "n1", netip.MustParseAddr("127.0.0.1"), int(loopback.Addr(t).Port())
 	n := &Node{cfg: cfg, log: slog.New(slog.DiscardHandler), left: make(chan struct{}), apiOnly: make(chan struct{})}
 	m, err := n.enterCluster(t.Context())
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/mootkube/moot/gossip/store"
 	"github.com/mootkube/moot/node/api"
 	"github.com/mootkube/moot/node/pki"
+	"github.com/mootkube/moot/testbed/loopback"
 )
 
 // A process can hold one API server, so each node's is one of its own; stores
@@ -135,7 +136,7 @@ func startNodes(t *testing.T) []*node {
 	dir := t.TempDir()
 	nodes := []*node{}
 	for i := range 2 {
-		n := &node{Number: crdt.NodeNumber(i + 1), Port: freePort(t), Keys: filepath.Join(dir, "pki"), Unguarded: os.Getenv(noGuardEnv) != ""}
+		n := &node{Number: crdt.NodeNumber(i + 1), Port: int(loopback.Addr(t).Port()), Keys: filepath.Join(dir, "pki"), Unguarded: os.Getenv(noGuardEnv) != ""}
 		n.open(t, filepath.Join(dir, fmt.Sprint("store", i)), time.Duration(i)*time.Second)
 		nodes = append(nodes, n)
 	}

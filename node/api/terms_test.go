@@ -36,6 +36,7 @@ import (
 	"github.com/mootkube/moot/node/api"
 	"github.com/mootkube/moot/node/pki"
 	"github.com/mootkube/moot/sched"
+	"github.com/mootkube/moot/testbed/loopback"
 )
 
 // patience is for machines that have far too much else to do.
@@ -59,7 +60,7 @@ type plane struct {
 func startPlane(t *testing.T) *plane {
 	t.Helper()
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // upstream says much when a term is cut
-	p := &plane{dir: t.TempDir(), port: freePort(t)}
+	p := &plane{dir: t.TempDir(), port: int(loopback.Addr(t).Port())}
 	var err error
 	p.keys, err = pki.Ensure(filepath.Join(p.dir, "pki"), pki.Params{
 		NodeName: "n1", NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, ServiceIP: netip.MustParseAddr("10.43.0.1"),
@@ -375,14 +376,6 @@ func run(t *testing.T, name string, part func(context.Context) error) {
 			t.Errorf("%s: %v", name, err)
 		}
 	})
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", "127.0.0.1:0")
-	check(t, err)
-	defer func() { check(t, listener.Close()) }()
-	return listener.Addr().(*net.TCPAddr).Port
 }
 
 func check(t *testing.T, err error) {

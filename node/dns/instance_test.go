@@ -11,21 +11,12 @@ import (
 	"time"
 
 	mdns "github.com/miekg/dns"
+
+	"github.com/mootkube/moot/testbed/loopback"
 )
 
 // nobody is doubted.
 func nobody(netip.Addr) int { return 0 }
-
-// freePort is a UDP port of the loopback interface that nobody has.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := stdnet.ListenUDP("udp", &stdnet.UDPAddr{IP: stdnet.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.LocalAddr().(*stdnet.UDPAddr).Port
-}
 
 func corefileAnswering(port int, ip string) string {
 	return fmt.Sprintf(".:%d {\n bind 127.0.0.1\n hosts {\n %s web.test\n }\n}\n", port, ip)
@@ -54,7 +45,7 @@ func lookUp(port int) (string, error) {
 }
 
 func TestInstanceKeepsWhatWorks(t *testing.T) {
-	port, dir := freePort(t), t.TempDir()
+	port, dir := int(loopback.Addr(t).Port()), t.TempDir()
 	restored := 0
 	i := newInstance(dir, nobody, func() { restored++ })
 	t.Cleanup(func() {
@@ -88,7 +79,7 @@ func TestInstanceKeepsWhatWorks(t *testing.T) {
 }
 
 func TestInstanceRemembersTheLastGood(t *testing.T) {
-	port, dir := freePort(t), t.TempDir()
+	port, dir := int(loopback.Addr(t).Port()), t.TempDir()
 	first := newInstance(dir, nobody, nil)
 	if err := first.load(corefileAnswering(port, "192.0.2.3")); err != nil {
 		t.Fatal(err)
@@ -134,7 +125,7 @@ func TestInstanceStopsCleanly(t *testing.T) {
 	serving.Go(func() { _ = server.ActivateAndServe() })
 	defer func() { _ = server.Shutdown() }()
 
-	port := freePort(t)
+	port := int(loopback.Addr(t).Port())
 	i := newInstance(t.TempDir(), nobody, nil)
 	if err := i.load(fmt.Sprintf(".:%d {\n bind 127.0.0.1\n forward . %s\n}\n", port, upstream.LocalAddr())); err != nil {
 		t.Fatal(err)

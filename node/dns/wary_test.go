@@ -11,6 +11,8 @@ import (
 
 	"github.com/coredns/coredns/plugin"
 	mdns "github.com/miekg/dns"
+
+	"github.com/mootkube/moot/testbed/loopback"
 )
 
 // byThirdOctet takes 10.42.1.0/24 and fd00:1::/64 for a node that is not doubted,
@@ -152,7 +154,7 @@ func TestRewriteMakesClusterAnswersWary(t *testing.T) {
 // TestInstanceIsWary asks a CoreDNS whose other plugins know pods of two nodes,
 // through its cache.
 func TestInstanceIsWary(t *testing.T) {
-	port, name := freePort(t), "web.shop.svc.cluster.local."
+	port, name := int(loopback.Addr(t).Port()), "web.shop.svc.cluster.local."
 	corefile := fmt.Sprintf(`.:%d {
     bind 127.0.0.1
     wary cluster.local in-addr.arpa

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mootkube/moot/node/pki"
+	"github.com/mootkube/moot/testbed/loopback"
 )
 
 func TestJoin(t *testing.T) {
@@ -284,14 +285,7 @@ func TestBorrowedAuthority(t *testing.T) {
 
 func TestNobodyThere(t *testing.T) {
 	m := newMember(t)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	address := loopback.Addr(t).String()
 	if _, err := m.dialer(m.token(0)).Do(t.Context(), address); !errors.Is(err, ErrUnreachable) || !Temporary(err) {
 		t.Errorf("error %v", err)
 	}

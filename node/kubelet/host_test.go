@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +17,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/mootkube/moot/testbed/loopback"
 )
 
 func TestCgroupChecks(t *testing.T) {
@@ -72,11 +73,11 @@ func TestCgroupChecks(t *testing.T) {
 }
 
 func TestPortCheck(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test
+	taken := loopback.Addr(t)
+	l, err := net.Listen("tcp", taken.String()) //nolint:noctx // a test
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken := netip.MustParseAddrPort(l.Addr().String())
 	if err := Fatal(checkPort(taken)); err == nil || !strings.Contains(err.Error(), "cannot be used") {
 		t.Errorf("a busy port: %v", err)
 	}

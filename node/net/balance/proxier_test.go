@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -22,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/mootkube/moot/ebpf"
+	"github.com/mootkube/moot/testbed/loopback"
 )
 
 // ledger is a kernel that keeps what it is told. The real one is tried in
@@ -260,7 +260,7 @@ func TestHealthCheckPort(t *testing.T) {
 	svc := web(func(s *corev1.ServiceSpec) {
 		s.Type, s.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
 		s.Ports[0].NodePort = 30080
-		s.HealthCheckNodePort = freePort(t)
+		s.HealthCheckNodePort = int32(loopback.Addr(t).Port())
 	})
 	p.OnServiceAdd(svc)
 	ask := func(pods ...string) (int, string) {
@@ -313,15 +313,3 @@ func TestRunLooksAtTheHost(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-
-func freePort(t *testing.T) int32 {
-	t.Helper()
-	l, err := listen()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return int32(netip.MustParseAddrPort(l.Addr().String()).Port())
-}
-
-func listen() (net.Listener, error) { return net.Listen("tcp4", "127.0.0.1:0") } //nolint:noctx // a test
