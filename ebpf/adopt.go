@@ -19,9 +19,13 @@ type found struct {
 // that ended between two writes leaves such.
 func (b *Balancer) adopt() error {
 	byID, bySet := map[uint32]*found{}, map[uint32]*found{}
-	err := list(b.coll.Maps["moot_services"], func(key frontendKey, svc service) {
+	err := list(b.coll.Maps["moot_services"], func(key frontendKey, value frontendValue) {
+		svc := value.Service
 		e := &entry{service: svc}
 		f := &found{entry: e}
+		if svc.Flags&serviceNear != 0 {
+			f.slots = value.slots()
+		}
 		b.held[key], byID[svc.ID], bySet[svc.Set] = e, f, f
 		b.next = max(b.next, svc.ID+1, svc.Set+1)
 	})
@@ -91,7 +95,11 @@ func (b *Balancer) recognize(key frontendKey, f *found) {
 	if Side(key.Side) == Outside {
 		size = maglevSize(size)
 	}
-	if len(slots) != int(f.entry.slots) || size != int(f.service.Slots) || (size != len(slots)) != (f.parts > 0) ||
+	apart := len(slots)
+	if f.service.Flags&serviceNear != 0 {
+		apart = 0
+	}
+	if apart != int(f.entry.slots) || size != int(f.service.Slots) || (size != len(slots)) != (f.parts > 0) ||
 		!members && len(f.members) > 0 || members && len(f.members) != len(slots) {
 		return
 	}

@@ -182,6 +182,7 @@ func (b *Balancer) attach() error {
 		"sendmsg4": ebpf.AttachCGroupUDP4Sendmsg, "sendmsg6": ebpf.AttachCGroupUDP6Sendmsg,
 		"recvmsg4": ebpf.AttachCGroupUDP4Recvmsg, "recvmsg6": ebpf.AttachCGroupUDP6Recvmsg,
 		"getpeername4": ebpf.AttachCgroupInet4GetPeername, "getpeername6": ebpf.AttachCgroupInet6GetPeername,
+		"release": ebpf.AttachCgroupInetSockRelease,
 	} {
 		if err := b.attachHook(hook, kind, stat.Ino); err != nil {
 			return fmt.Errorf("attach %s to %s: %w", hook, b.cfg.Cgroup, err)

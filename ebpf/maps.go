@@ -22,7 +22,11 @@ type (
 		Proto uint8
 		Side  uint8
 	}
-	service struct{ ID, Set, Slots, Affinity, Flags uint32 }
+	service       struct{ ID, Set, Slots, Affinity, Flags uint32 }
+	frontendValue struct {
+		Service service
+		Near    [near]backend
+	}
 	slotKey struct{ Set, Index uint32 }
 	backend struct {
 		Addr  [16]byte
@@ -67,8 +71,10 @@ type (
 const (
 	serviceDrop    = 1 << 0
 	serviceSources = 1 << 1
+	serviceNear    = 1 << 2
 	backendLocal   = 1 << 0
 
+	near      = 4   // NEAR
 	tablePart = 224 // TABLE_PART
 )
 
@@ -95,6 +101,24 @@ func sourceOf(id uint32, p netip.Prefix) sourceKey {
 		bits += 96
 	}
 	return sourceKey{Bits: uint32(32 + bits), ID: id, Addr: p.Masked().Addr().As16()} //nolint:gosec // at most 160
+}
+
+// valueOf returns what lies under the frontend's key: the slots too if they are few.
+func valueOf(s service, slots []backend) frontendValue {
+	value := frontendValue{Service: s}
+	if s.Flags&serviceNear != 0 {
+		copy(value.Near[:], slots)
+	}
+	return value
+}
+
+// slots returns those that lie in the frontend.
+func (v *frontendValue) slots() []backend {
+	n := slices.IndexFunc(v.Near[:], func(b backend) bool { return b.Port == [2]byte{} })
+	if n < 0 {
+		n = near
+	}
+	return v.Near[:n:n]
 }
 
 // slotsOf returns a slot for each backend, in one order however they come.

@@ -254,7 +254,10 @@ type testFrontend struct {
 	Side  uint8
 }
 
-type testService struct{ ID, Set, Slots, Affinity, Flags uint32 }
+type testService struct {
+	ID, Set, Slots, Affinity, Flags uint32
+	Near                            [4]backend
+}
 
 type testMember struct {
 	ID   uint32
@@ -306,8 +309,14 @@ func serve(t testing.TB, p *packets, f Frontend, s Service, id, set uint32) {
 		_ = m.Delete(k)
 	}
 	slots := slotsOf(s)
+	if len(slots) <= len(svc.Near) {
+		svc.Flags |= 4
+		copy(svc.Near[:], slots)
+	}
 	for i, to := range slots {
-		put(t, p, "moot_slots", [2]uint32{set, uint32(i)}, to)
+		if len(slots) > len(svc.Near) {
+			put(t, p, "moot_slots", [2]uint32{set, uint32(i)}, to)
+		}
 		put(t, p, "moot_members", testMember{ID: id, Addr: to.Addr, Port: to.Port}, uint8(to.Flags))
 	}
 	parts, size := tableOf(slots)

@@ -60,6 +60,7 @@ type sockProgramSpecs struct {
 	MootGetpeername6 *ebpf.ProgramSpec `ebpf:"moot_getpeername6"`
 	MootRecvmsg4     *ebpf.ProgramSpec `ebpf:"moot_recvmsg4"`
 	MootRecvmsg6     *ebpf.ProgramSpec `ebpf:"moot_recvmsg6"`
+	MootRelease      *ebpf.ProgramSpec `ebpf:"moot_release"`
 	MootSendmsg4     *ebpf.ProgramSpec `ebpf:"moot_sendmsg4"`
 	MootSendmsg6     *ebpf.ProgramSpec `ebpf:"moot_sendmsg6"`
 }
@@ -145,6 +146,7 @@ type sockPrograms struct {
 	MootGetpeername6 *ebpf.Program `ebpf:"moot_getpeername6"`
 	MootRecvmsg4     *ebpf.Program `ebpf:"moot_recvmsg4"`
 	MootRecvmsg6     *ebpf.Program `ebpf:"moot_recvmsg6"`
+	MootRelease      *ebpf.Program `ebpf:"moot_release"`
 	MootSendmsg4     *ebpf.Program `ebpf:"moot_sendmsg4"`
 	MootSendmsg6     *ebpf.Program `ebpf:"moot_sendmsg6"`
 }
@@ -157,6 +159,7 @@ func (p *sockPrograms) Close() error {
 		p.MootGetpeername6,
 		p.MootRecvmsg4,
 		p.MootRecvmsg6,
+		p.MootRelease,
 		p.MootSendmsg4,
 		p.MootSendmsg6,
 	)

@@ -224,6 +224,47 @@ func TestSocketsReachServices(t *testing.T) {
 	}
 }
 
+// TestClosedSocketsLeaveNoWayBack: the map holds what open sockets asked for.
+func TestClosedSocketsLeaveNoWayBack(t *testing.T) {
+	cfg, in := inNode(t)
+	if !in {
+		return
+	}
+	b := openNode(t, cfg)
+	four, six := named(t, "10.42.0.2"), named(t, "[fd42::2]")
+	want := map[Frontend]Service{}
+	for _, p := range []Protocol{TCP, UDP} {
+		want[frontend("10.43.0.50:80", p)] = Service{Backends: []Backend{four}}
+		want[frontend("[fd43::50]:80", p)] = Service{Backends: []Backend{six}}
+	}
+	if err := b.Resync(want); err != nil {
+		t.Fatal(err)
+	}
+	mapped(t) // closed
+	var open []net.Conn
+	for _, network := range []string{"tcp", "udp"} {
+		for _, addr := range []string{"10.43.0.50:80", "[fd43::50]:80"} {
+			c, _ := connect(t, network, addr)
+			open = append(open, c)
+		}
+	}
+	direct, _ := connect(t, "tcp", four.Addr.String())
+	for left := len(open); ; left-- {
+		if n := count(t, b, "moot_origins"); n != left {
+			t.Errorf("%d ways back for %d sockets", n, left)
+		}
+		if left == 0 {
+			break
+		}
+		if err := open[left-1].Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(direct.Close(), b.Close(), Remove(cfg)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func portOf(a unix.Sockaddr) uint16 {
 	switch a := a.(type) {
 	case *unix.SockaddrInet4:
@@ -287,6 +328,10 @@ func TestRestartsAndChurnFailNoConnect(t *testing.T) {
 	}
 	b := openNode(t, cfg)
 	one, two := named(t, "10.42.0.2"), named(t, "10.42.0.3")
+	many := []Backend{one, two} // more than lie in the frontend
+	for range near {
+		many = append(many, named(t, "10.42.0.2"))
+	}
 	f := frontend("10.43.0.50:80", TCP)
 	if err := b.Resync(map[Frontend]Service{f: {Backends: []Backend{one, two}}}); err != nil {
 		t.Fatal(err)
@@ -309,7 +354,7 @@ func TestRestartsAndChurnFailNoConnect(t *testing.T) {
 		}
 	}()
 	for i := range 200 {
-		backends := [][]Backend{{one}, {two}, {one, two}}[i%3]
+		backends := [][]Backend{{one}, many, {two}, {one, two}, many[1:]}[i%5]
 		if err := b.Apply(map[Frontend]Service{f: {Backends: backends}}, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -331,7 +376,7 @@ func TestRestartsAndChurnFailNoConnect(t *testing.T) {
 	if _, err := open.Write([]byte("x")); err != nil {
 		t.Errorf("the open connection: %v", err)
 	}
-	if n := count(t, b, "moot_slots"); n > 2 {
+	if n := count(t, b, "moot_slots"); n != len(many)-1 { // the last to be applied
 		t.Errorf("%d slots left", n)
 	}
 	if err := b.Resync(nil); err != nil {
@@ -432,7 +477,7 @@ func TestLayouts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, size := range map[string][2]uintptr{
-		"moot_services": {sizeOf[frontendKey](), sizeOf[service]()},
+		"moot_services": {sizeOf[frontendKey](), sizeOf[frontendValue]()},
 		"moot_slots":    {sizeOf[slotKey](), sizeOf[backend]()},
 		"moot_tables":   {sizeOf[slotKey](), sizeOf[table]()},
 		"moot_members":  {sizeOf[memberKey](), 1},

@@ -105,8 +105,12 @@ func (b *Balancer) plan(f Frontend, s Service) (*change, error) {
 		return nil, fmt.Errorf("set %s of %s: %w", f, s.Name, err)
 	}
 	key, slots := keyOf(f), slotsOf(s)
-	next := &entry{slots: uint32(len(slots))} //nolint:gosec // bounded by memory
-	next.service = service{Slots: next.slots, Affinity: affinitySeconds(s.Affinity)}
+	next := &entry{service: service{Slots: uint32(len(slots)), Affinity: affinitySeconds(s.Affinity)}} //nolint:gosec // bounded by memory
+	if len(slots) <= near {
+		next.service.Flags |= serviceNear
+	} else {
+		next.slots = next.service.Slots
+	}
 	if s.Drop {
 		next.service.Flags |= serviceDrop
 	}
@@ -165,11 +169,11 @@ func (b *Balancer) make(some []*change) error {
 	}
 	err := b.write(some)
 	if err == nil {
-		keys, services := make([]frontendKey, 0, len(some)), make([]service, 0, len(some))
+		keys, values := make([]frontendKey, 0, len(some)), make([]frontendValue, 0, len(some))
 		for _, c := range some {
-			keys, services = append(keys, c.key), append(services, c.next.service)
+			keys, values = append(keys, c.key), append(values, valueOf(c.next.service, c.slots))
 		}
-		if err = putAll(b.coll.Maps["moot_services"], keys, services); err != nil {
+		if err = putAll(b.coll.Maps["moot_services"], keys, values); err != nil {
 			err = fmt.Errorf("write service: %w", err)
 		}
 	}
@@ -201,7 +205,7 @@ func (b *Balancer) write(some []*change) error {
 	var memberKeys []memberKey
 	var flags []uint8
 	for _, c := range some {
-		for i, slot := range c.slots {
+		for i, slot := range c.slots[:c.next.slots] {
 			slotKeys, slots = append(slotKeys, slotKey{c.next.service.Set, uint32(i)}), append(slots, slot) //nolint:gosec // an index
 		}
 		for i, part := range c.table {

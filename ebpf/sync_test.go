@@ -18,6 +18,9 @@ func shop() map[Frontend]Service {
 	}
 	return map[Frontend]Service{
 		frontend("10.43.0.1:80", TCP):                            {Name: "inside", Backends: pods},
+		frontend("10.43.0.5:80", TCP):                            {Name: "many", Backends: backendsOf(near + 1)},
+		frontend("10.43.0.6:80", TCP):                            {Name: "as many as lie near", Backends: backendsOf(near)},
+		{netip.MustParseAddrPort("0.0.0.0:30083"), TCP, Outside}: {Name: "many outside", Backends: backendsOf(near + 1)},
 		frontend("10.43.0.2:80", TCP):                            {Name: "affinity", Backends: pods, Affinity: time.Hour},
 		frontend("10.43.0.3:80", UDP):                            {Name: "none"},
 		frontend("10.43.0.4:80", UDP):                            {Name: "silent", Drop: true},
@@ -35,11 +38,11 @@ func shop() map[Frontend]Service {
 // a new number.
 func written(t *testing.T, b *Balancer) string {
 	t.Helper()
-	services := map[frontendKey]service{}
+	services := map[frontendKey]frontendValue{}
 	out := ""
 	for name, read := range map[string]func(*ebpf.Map) error{
 		"moot_services": func(m *ebpf.Map) error {
-			return list(m, func(k frontendKey, v service) { services[k] = v })
+			return list(m, func(k frontendKey, v frontendValue) { services[k] = v })
 		},
 	} {
 		if err := read(b.coll.Maps[name]); err != nil {
@@ -189,7 +192,7 @@ func TestNoRoomFailsOnlyWhoHasNone(t *testing.T) {
 		return
 	}
 	b := openNode(t, cfg)
-	small, err := ebpf.NewMap(&ebpf.MapSpec{Name: "moot_slots", Type: ebpf.Hash, KeySize: 8, ValueSize: 20, MaxEntries: 300, Flags: 1})
+	small, err := ebpf.NewMap(&ebpf.MapSpec{Name: "moot_slots", Type: ebpf.Hash, KeySize: 8, ValueSize: 20, MaxEntries: 300 * (near + 1), Flags: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,14 +201,14 @@ func TestNoRoomFailsOnlyWhoHasNone(t *testing.T) {
 	want := map[Frontend]Service{}
 	for i := range 400 {
 		addr := netip.AddrFrom4([4]byte{10, 43, byte(i >> 8), byte(i)})
-		want[Frontend{Addr: netip.AddrPortFrom(addr, 80), Protocol: TCP}] = Service{Name: "shop/web", Backends: backendsOf(1)}
+		want[Frontend{Addr: netip.AddrPortFrom(addr, 80), Protocol: TCP}] = Service{Name: "shop/web", Backends: backendsOf(near + 1)}
 	}
 	err = b.Apply(want, nil)
-	if err == nil || !strings.Contains(err.Error(), "the map is full: Hash(moot_slots)") || !strings.Contains(err.Error(), "300 entries") || !strings.Contains(err.Error(), "shop/web") {
+	if err == nil || !strings.Contains(err.Error(), "the map is full: Hash(moot_slots)") || !strings.Contains(err.Error(), "1500 entries") || !strings.Contains(err.Error(), "shop/web") {
 		t.Errorf("no room: %v", err)
 	}
 	failed := strings.Count(fmt.Sprint(err), "shop/web")
-	if served := count(t, b, "moot_services"); served+failed != 400 || served != count(t, b, "moot_slots") || served < 200 {
+	if served := count(t, b, "moot_services"); served+failed != 400 || served*(near+1) != count(t, b, "moot_slots") || served < 200 {
 		t.Errorf("%d served with %d slots, %d errors", served, count(t, b, "moot_slots"), failed)
 	}
 	if err := errors.Join(b.Close(), Remove(cfg)); err != nil {

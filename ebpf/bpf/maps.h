@@ -33,6 +33,7 @@ struct frontend_key {
 enum service_flags {
 	SERVICE_DROP = 1 << 0,    /* with no slots: say nothing, do not refuse */
 	SERVICE_SOURCES = 1 << 1, /* only clients in the map sources are let in */
+	SERVICE_NEAR = 1 << 2,    /* all backends lie in the frontend, none in the map slots */
 };
 
 struct service {
@@ -50,15 +51,6 @@ struct slot_key {
 	__u32 index;
 };
 
-/* A part of a Maglev table: for each of its slots the index of a backend's. The
- * key is the set and the number of the part. A set of one backend has none. The
- * size is what a 512 byte block of the kernel holds beside its own words. */
-#define TABLE_PART 224
-
-struct table {
-	__u16 slot[TABLE_PART];
-};
-
 enum backend_flags {
 	BACKEND_LOCAL = 1 << 0, /* runs on this node */
 };
@@ -67,6 +59,25 @@ struct backend {
 	struct addr addr;
 	__be16 port;
 	__u16 flags;
+};
+
+/* Most Services have a few backends. These lie beside the service, since each
+ * look-up in another map waits for memory that the caches no longer hold. The
+ * number is a power of two, and what a 192 byte block of the kernel holds. */
+#define NEAR 4
+
+struct frontend {
+	struct service service;
+	struct backend near[NEAR];
+};
+
+/* A part of a Maglev table: for each of its slots the index of a backend's. The
+ * key is the set and the number of the part. A set of one backend has none. The
+ * size is what a 512 byte block of the kernel holds beside its own words. */
+#define TABLE_PART 224
+
+struct table {
+	__u16 slot[TABLE_PART];
 };
 
 /* Which backends a frontend has, with their flags: where there is affinity, to
@@ -135,7 +146,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, PER_GIB(32768));
 	__type(key, struct frontend_key);
-	__type(value, struct service);
+	__type(value, struct frontend);
 } moot_services SEC(".maps");
 
 struct {

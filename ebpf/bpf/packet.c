@@ -73,18 +73,18 @@ static __always_inline __u32 hash(const struct addr *client, __be16 port, const 
 	return h ^ h >> 16;
 }
 
-static __always_inline struct service *find(const struct packet *p, struct frontend_key *fk)
+static __always_inline struct frontend *find(const struct packet *p, struct frontend_key *fk)
 {
-	struct service *svc;
+	struct frontend *front;
 
 	__builtin_memset(fk, 0, sizeof(*fk));
 	fk->addr = p->key.dst;
 	fk->port = p->key.dport;
 	fk->proto = p->key.proto;
 	fk->side = SIDE_OUTSIDE;
-	svc = bpf_map_lookup_elem(&moot_services, fk);
-	if (svc || !bpf_map_lookup_elem(&moot_addresses, &fk->addr))
-		return svc;
+	front = bpf_map_lookup_elem(&moot_services, fk);
+	if (front || !bpf_map_lookup_elem(&moot_addresses, &fk->addr))
+		return front;
 	__builtin_memset(&fk->addr, 0, sizeof(fk->addr));
 	if (!p->ipv6)
 		mapped(&fk->addr, 0);
@@ -128,13 +128,13 @@ static __always_inline int pick(const struct service *svc, __u32 h, __u32 *index
 }
 
 /* Takes the backend that the client last had, if it is to, else its slot's. */
-static __always_inline int choose(const struct packet *p, const struct service *svc, const struct frontend_key *fk,
-				  __u64 now, struct backend *to)
+static __always_inline int choose(const struct packet *p, const struct service *svc, const struct frontend *front,
+				  const struct frontend_key *fk, __u64 now, struct backend *to)
 {
 	struct affinity_key ak = { .client = p->key.src, .id = svc->id };
 	struct affinity *last = 0;
 	struct slot_key slot = { .set = svc->set };
-	struct backend *b;
+	const struct backend *b;
 	__u8 flags = 0;
 
 	if (svc->affinity_s)
@@ -149,7 +149,10 @@ static __always_inline int choose(const struct packet *p, const struct service *
 	}
 	if (!pick(svc, hash(&p->key.src, svc->affinity_s ? 0 : p->key.sport, fk), &slot.index))
 		return 0;
-	b = bpf_map_lookup_elem(&moot_slots, &slot);
+	if (svc->flags & SERVICE_NEAR)
+		b = &front->near[slot.index % NEAR];
+	else
+		b = bpf_map_lookup_elem(&moot_slots, &slot);
 	if (!b)
 		return 0;
 	*to = *b;
@@ -248,24 +251,25 @@ static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 no
 {
 	struct frontend_key fk;
 	struct backend to = {};
-	struct service read, *svc = find(&w->p, &fk);
+	struct frontend *front = find(&w->p, &fk);
+	struct service read, *svc;
 	int allowed = 0, took = 0;
 	__u32 h;
 
-	for (int i = 0; svc && i < TRIES; i++) {
-		struct service *again;
+	for (int i = 0; front && i < TRIES; i++) {
+		struct frontend *again;
 
-		read = *svc;
+		read = front->service;
 		allowed = let_in(&read, &w->p.key.src);
-		took = allowed && read.slots && choose(&w->p, &read, &fk, now, &to);
+		took = allowed && read.slots && choose(&w->p, &read, front, &fk, now, &to);
 		/* As for sockets: another entry may have its memory by now. */
 		again = bpf_map_lookup_elem(&moot_services, &fk);
-		if (again && again->set == read.set)
+		if (again && again->service.set == read.set)
 			break;
 		took = 0;
-		svc = again;
+		front = again;
 	}
-	if (!svc) {
+	if (!front) {
 		give_way(w, now);
 		return NEXT;
 	}

@@ -4,6 +4,7 @@
 #include "maps.h"
 #include <bpf/bpf_endian.h>
 
+#define AF_INET 2
 #define SOCK_STREAM 1
 #define SOCK_DGRAM 2
 #define TCP 6
@@ -27,15 +28,15 @@ static __always_inline int is_zero(const struct addr *a)
 
 /* find gives the Service of the address; what is no Service costs two look-ups,
  * or one where no NodePort can be. */
-static __always_inline struct service *find(struct bpf_sock_addr *ctx, struct frontend_key *key)
+static __always_inline struct frontend *find(struct bpf_sock_addr *ctx, struct frontend_key *key)
 {
 	int zero = is_zero(&key->addr), v4 = is_v4(&key->addr);
-	struct service *svc;
+	struct frontend *front;
 
 	if (!zero) {
-		svc = bpf_map_lookup_elem(&moot_services, key);
-		if (svc)
-			return svc;
+		front = bpf_map_lookup_elem(&moot_services, key);
+		if (front)
+			return front;
 	}
 	if (zero || (v4 && (key->addr.word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000))) {
 		if (!v4 || bpf_get_netns_cookie(ctx) != node_netns)
@@ -58,9 +59,9 @@ static __always_inline struct service *find(struct bpf_sock_addr *ctx, struct fr
  * after it is replaced. */
 static __always_inline int held(const struct frontend_key *key, const struct service *read)
 {
-	struct service *now = bpf_map_lookup_elem(&moot_services, key);
+	struct frontend *now = bpf_map_lookup_elem(&moot_services, key);
 
-	return now && now->set == read->set;
+	return now && now->service.set == read->set;
 }
 
 static __always_inline int still_serves(const struct service *svc, const struct affinity *last)
@@ -71,11 +72,12 @@ static __always_inline int still_serves(const struct service *svc, const struct 
 }
 
 /* take puts the backend of a new connection into to. */
-static __always_inline int take(struct bpf_sock_addr *ctx, const struct service *svc, struct backend *to)
+static __always_inline int take(struct bpf_sock_addr *ctx, const struct service *svc, const struct frontend *front,
+				struct backend *to)
 {
 	struct slot_key slot = { .set = svc->set };
 	struct affinity_key ak = { .id = svc->id };
-	struct backend *b;
+	const struct backend *b;
 
 	if (svc->affinity_s) {
 		__u64 now = bpf_ktime_get_ns(), cookie = bpf_get_netns_cookie(ctx);
@@ -92,7 +94,10 @@ static __always_inline int take(struct bpf_sock_addr *ctx, const struct service 
 		}
 	}
 	slot.index = bpf_get_prandom_u32() % svc->slots;
-	b = bpf_map_lookup_elem(&moot_slots, &slot);
+	if (svc->flags & SERVICE_NEAR)
+		b = &front->near[slot.index % NEAR];
+	else
+		b = bpf_map_lookup_elem(&moot_slots, &slot);
 	if (!b)
 		return 0;
 	to->addr = b->addr;
@@ -128,7 +133,7 @@ static __always_inline void remember(struct bpf_sock_addr *ctx, const struct bac
 static __always_inline int serve(struct bpf_sock_addr *ctx, const struct addr *addr, struct backend *to)
 {
 	struct frontend_key key = { .addr = *addr, .port = (__be16)ctx->user_port, .side = SIDE_INSIDE };
-	struct service *svc;
+	struct frontend *front;
 
 	if (ctx->type == SOCK_STREAM)
 		key.proto = TCP;
@@ -136,10 +141,10 @@ static __always_inline int serve(struct bpf_sock_addr *ctx, const struct addr *a
 		key.proto = UDP;
 	else
 		return 0;
-	svc = find(ctx, &key);
-	for (int i = 0; svc && i < TRIES; i++) {
-		struct service read = *svc;
-		int took = read.slots && take(ctx, &read, to);
+	front = find(ctx, &key);
+	for (int i = 0; front && i < TRIES; i++) {
+		struct service read = front->service;
+		int took = read.slots && take(ctx, &read, front, to);
 
 		if (held(&key, &read)) {
 			if (took) {
@@ -149,9 +154,9 @@ static __always_inline int serve(struct bpf_sock_addr *ctx, const struct addr *a
 			if (!read.slots)
 				return read.flags & SERVICE_DROP ? -TIMED_OUT : -REFUSED;
 		}
-		svc = bpf_map_lookup_elem(&moot_services, &key);
+		front = bpf_map_lookup_elem(&moot_services, &key);
 	}
-	return svc ? -REFUSED : 0;
+	return front ? -REFUSED : 0;
 }
 
 static __always_inline int start4(struct bpf_sock_addr *ctx)
@@ -228,6 +233,32 @@ static __always_inline int back6(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
+/* What a socket asked for is asked no more when it is closed. Then the map holds
+ * the open ones, and its memory stays in the caches. */
+static __always_inline int forget(struct bpf_sock *ctx)
+{
+	struct origin_key key = { .port = (__be16)ctx->dst_port, .proto = ctx->type == SOCK_STREAM ? TCP : UDP };
+	__be32 ip4;
+
+	if (!key.port)
+		return 1;
+	ip4 = ctx->dst_ip4;
+	barrier_var(ip4); /* or the compiler reads one word at an address that it computed, which the verifier refuses */
+	if (ctx->family == AF_INET) {
+		key.addr.word[2] = bpf_htonl(0xffff);
+		key.addr.word[3] = ip4;
+	} else {
+		key.addr.word[0] = ctx->dst_ip6[0];
+		key.addr.word[1] = ctx->dst_ip6[1];
+		key.addr.word[2] = ctx->dst_ip6[2];
+		key.addr.word[3] = ctx->dst_ip6[3];
+	}
+	key.cookie = bpf_get_socket_cookie(ctx);
+	bpf_map_delete_elem(&moot_origins, &key);
+	return 1;
+}
+
+SEC("cgroup/sock_release") int moot_release(struct bpf_sock *ctx) { return forget(ctx); }
 SEC("cgroup/connect4") int moot_connect4(struct bpf_sock_addr *ctx) { return start4(ctx); }
 SEC("cgroup/connect6") int moot_connect6(struct bpf_sock_addr *ctx) { return start6(ctx); }
 SEC("cgroup/sendmsg4") int moot_sendmsg4(struct bpf_sock_addr *ctx) { return start4(ctx); }
