@@ -135,11 +135,7 @@ func withSysctlRecord(boot string, fn func(*sysctlRecord) error) error {
 	}
 	ferr := fn(&r)
 	if len(r.Clusters) == 0 {
-		err = os.Remove(file)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		err = errors.Join(ferr, err, l.removeAndRelease())
+		err = errors.Join(ferr, removeRecord(file), l.removeAndRelease())
 		_ = os.Remove(sysctlDir)
 		return err
 	}
@@ -149,6 +145,19 @@ func withSysctlRecord(boot string, fn func(*sysctlRecord) error) error {
 	}
 	l.release()
 	return errors.Join(ferr, err)
+}
+
+// removeRecord removes the file and what a killed process had not renamed to it
+// yet. The caller holds the lock.
+func removeRecord(file string) error {
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(file), "."+filepath.Base(file)+"-*"))
+	errs := []error{err}
+	for _, f := range append(files, file) {
+		if err := os.Remove(f); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // raiseInotify lets many kubelets and runtimes watch files at once.

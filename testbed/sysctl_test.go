@@ -46,6 +46,10 @@ func TestSysctlsOfTwoClusters(t *testing.T) {
 	if got := read(); got != changed {
 		t.Errorf("with one cluster left %s is %s, want %s", key, got, changed)
 	}
+	killed := filepath.Join(sysctlDir, "."+sysctlFile+"-123") // of a process that was, while it wrote
+	if err := os.WriteFile(killed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := second.Down(t.Context()); err != nil {
 		t.Fatal(err)
 	}
