@@ -366,3 +366,45 @@ func TestIncarnation(t *testing.T) {
 		t.Error("another fingerprint is the same incarnation")
 	}
 }
+
+// TestForgottenIsOutOfHistory: a delete is not forgotten while the history, which
+// is trimmed in steps, still tells of it. A peer that goes on with that history
+// would pass over the delete and take itself to include it.
+func TestForgottenIsOutOfHistory(t *testing.T) {
+	var ahead atomic.Int64
+	a, b := pair(t, later(&ahead))
+	put(t, a.s, "/registry/x", "there")
+	put(t, a.s, "/registry/y", "x")
+	for b.pull(a) {
+	}
+	b.hangUp(a)
+	a.compact()
+	eventually(t, "the create to be trimmed", func() bool { return len(a.s.view.Load().history) == 1 })
+	del(t, a.s, "/registry/x")
+	put(t, a.s, "/registry/z", "x")
+	ahead.Add(int64(a.cfg.TombstoneKeep + 2*a.cfg.RevisionReserve))
+	var f Frame
+	err := a.s.submit(t.Context(), &request{do: func(c *committer, _ *batch) error {
+		c.setFloor(c.head.rev)
+		a.s.view.Store(c.freeze())
+		c.trim(1)
+		c.bury()
+		a.s.view.Store(c.freeze())
+		tail, err := a.s.Tail(t.Context(), b.s.Vector())
+		if err != nil {
+			return err
+		}
+		defer tail.Close()
+		f, _, err = tail.poll()
+		return err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.s.Apply(t.Context(), f.Records, f.Vector); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, b.s, "/registry/x", 0); got != "<none>" {
+		t.Errorf("what was deleted is %s for one that includes %s", got, b.vector(b.s.Vector()))
+	}
+}

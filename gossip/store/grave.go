@@ -69,6 +69,10 @@ func (c *committer) bury() {
 // have, and those from before old. It returns the rest.
 func (c *committer) buryOf(queue []grave, old time.Time) []grave {
 	trimmed := c.store.pins.past()
+	if history := c.head.history; len(history) > 0 {
+		// It is trimmed in steps. A peer that goes on with it must find the delete.
+		trimmed = min(trimmed, history[0].rev)
+	}
 	forgotten := c.head.forgotten
 	var garbage []version
 	for range buryBatch {
