@@ -36,7 +36,7 @@ func (a *Agent) ask(ctx context.Context, m Member) (crdt.Vector, error) {
 
 // askAt asks the member at an address who it is and what it has.
 func (a *Agent) askAt(ctx context.Context, r *running, at netip.AddrPort, name string) (welcome, error) {
-	conn, _, w, err := a.open(ctx, r, at, name, modeAsk)
+	conn, _, w, err := a.open(ctx, r, at, name, modeAsk, func() {})
 	if err != nil {
 		return welcome{}, err
 	}

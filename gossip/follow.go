@@ -69,7 +69,7 @@ func (a *Agent) followOnce(ctx context.Context, r *running, l *link) error {
 	if !ok {
 		return errors.New("address is not known")
 	}
-	conn, in, greeting, err := a.open(ctx, r, to, l.name, modeTail)
+	conn, in, greeting, err := a.open(ctx, r, to, l.name, modeTail, l.hear)
 	if err != nil {
 		return err
 	}
@@ -85,8 +85,9 @@ func (a *Agent) followOnce(ctx context.Context, r *running, l *link) error {
 	return f.run(ctx, greeting)
 }
 
-// open opens a replication stream to a member and exchanges greetings.
-func (a *Agent) open(ctx context.Context, r *running, to netip.AddrPort, name string, mode uint64) (net.Conn, *bufio.Reader, welcome, error) {
+// open opens a replication stream to a member and exchanges greetings. Heard is
+// called whenever something arrives.
+func (a *Agent) open(ctx context.Context, r *running, to netip.AddrPort, name string, mode uint64, heard func()) (net.Conn, *bufio.Reader, welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	dialCtx, cancelDial := context.WithTimeout(ctx, dialTimeout)
@@ -96,7 +97,7 @@ func (a *Agent) open(ctx context.Context, r *running, to netip.AddrPort, name st
 		return nil, nil, welcome{}, fmt.Errorf("dial %s: %w", to, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	in := bufio.NewReaderSize(conn, 64<<10)
+	in := bufio.NewReaderSize(arriving{conn, heard}, 64<<10)
 	w, err := greet(conn, in, hello{Mode: mode, Cluster: a.cfg.Cluster, Name: a.cfg.Name, Birth: a.cfg.Birth})
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
@@ -106,6 +107,24 @@ func (a *Agent) open(ctx context.Context, r *running, to netip.AddrPort, name st
 		return nil, nil, welcome{}, err
 	}
 	return conn, in, w, nil
+}
+
+// arriving reads from a connection for as long as something arrives: over a
+// narrow link a message takes longer than a peer may be silent.
+type arriving struct {
+	conn  net.Conn
+	heard func()
+}
+
+func (a arriving) Read(b []byte) (int, error) {
+	if err := a.conn.SetReadDeadline(time.Now().Add(streamSilence)); err != nil {
+		return 0, err
+	}
+	n, err := a.conn.Read(b)
+	if n > 0 {
+		a.heard()
+	}
+	return n, err
 }
 
 func greet(conn net.Conn, in *bufio.Reader, h hello) (welcome, error) {
@@ -211,14 +230,10 @@ func distance(have, v crdt.Vector) uint64 {
 // read takes what the peer sends.
 func (f *follower) read(ctx context.Context) error {
 	for {
-		if err := f.conn.SetReadDeadline(time.Now().Add(streamSilence)); err != nil {
-			return err
-		}
 		t, body, err := readMessage(f.in, maxMessage)
 		if err != nil {
 			return fmt.Errorf("read from %s: %w", f.link.name, err)
 		}
-		f.link.hear()
 		switch t {
 		case msgRecords, msgAnnounce:
 			part, err := decodeRecords(t, body)
@@ -400,16 +415,26 @@ func (f *follower) writeLocked(t messageType, body []byte) error {
 
 // send writes one message, and fails when the peer does not take it.
 func send(conn net.Conn, t messageType, body []byte) error {
-	return sendBy(conn, func() error { return writeMessage(conn, t, body) })
-}
-
-// sendBy does what writes a message to the connection, likewise.
-func sendBy(conn net.Conn, write func() error) error {
-	if err := conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
-		return err
-	}
-	if err := write(); err != nil {
+	if err := writeMessage(leaving{conn}, t, body); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
 	return nil
+}
+
+// leaving writes to a connection for as long as the peer takes something: over a
+// narrow link a message takes longer than a peer may be stuck.
+type leaving struct{ conn net.Conn }
+
+func (l leaving) Write(b []byte) (int, error) {
+	done := 0
+	for done < len(b) {
+		if err := l.conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
+			return done, err
+		}
+		n, err := l.conn.Write(b[done:min(done+sendBytes, len(b))])
+		if done += n; err != nil {
+			return done, err
+		}
+	}
+	return done, nil
 }

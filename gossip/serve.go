@@ -20,8 +20,9 @@ import (
 const (
 	windowBytes     = 8 << 20 // sent and not acknowledged
 	partBytes       = 512 << 10
-	maxControl      = 24 << 20 // a message that carries no records
-	sendTimeout     = 15 * time.Second
+	maxControl      = 24 << 20         // a message that carries no records
+	sendTimeout     = 15 * time.Second // for the peer to take
+	sendBytes       = 256 << 10        // of a message
 	followerSilence = 5 * probeEvery
 	relayDelay      = 25 * time.Millisecond // for a peer to get a change from elsewhere
 	streamsMost     = 4                     // per member that is to tail a node, for all nodes together
@@ -336,10 +337,10 @@ func (v *server) sendRecords(p *records, depart func(size int) error) error {
 	putHead(b, t, size)
 	v.writing.lock()
 	defer v.writing.unlock()
-	return sendBy(v.conn, func() error {
-		_, err := v.conn.Write(b)
-		return err
-	})
+	if _, err := (leaving{v.conn}).Write(b); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	return nil
 }
 
 // newsFor returns what of v is not in told.
