@@ -280,15 +280,13 @@ func (t *Tail) scan(v *view) piece {
 	p := piece{rev: v.rev, news: crdt.Vector{}}
 	size := 0
 	for _, e := range v.since(t.next) {
-		if size >= FrameBytes || len(p.versions) >= frameRecords {
-			break
-		}
-		p.rev = e.rev
 		if !e.replicated {
+			p.rev = e.rev
 			continue
 		}
 		own := e.dot.Origin == v.claims.own.Origin || e.dot.Origin == v.claims.memory.Origin
 		if !e.joined && t.have.Covers(e.dot) {
+			p.rev = e.rev
 			if own {
 				p.news.Note(e.dot)
 			}
@@ -296,8 +294,13 @@ func (t *Tail) scan(v *view) piece {
 		}
 		it, i := v.find(e)
 		if i < 0 || it.between(i) {
+			p.rev = e.rev
 			continue // gone, so the peer has it; or nobody's change
 		}
+		if size >= FrameBytes || len(p.versions) >= frameRecords {
+			break // with all before it that is nothing to the peer
+		}
+		p.rev = e.rev
 		if own {
 			p.news.Note(e.dot)
 		}

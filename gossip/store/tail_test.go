@@ -193,3 +193,32 @@ func TestTailEndsWithContext(t *testing.T) {
 		t.Errorf("tail: %v", err)
 	}
 }
+
+// TestTailReachesTheEnd: the frame that fills up says how far it reaches with what
+// follows and is nothing to the peer. Who wrote together with that waits for an
+// acknowledgement of all of it, and no other frame would bring one.
+func TestTailReachesTheEnd(t *testing.T) {
+	a, _ := pair(t, nil)
+	tail := tailOf(t, a.s, nil)
+	res, err := a.s.Txn(t.Context(), Txn{Then: []Op{
+		{Kind: OpPut, Key: []byte("/registry/x"), Value: make([]byte, FrameBytes)},
+		{Kind: OpPut, Key: []byte("/registry/leases/kube-node-lease/n"), Value: []byte("x")},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := int64(0)
+	for {
+		f, _, err := tail.poll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Vector == nil {
+			break
+		}
+		last = f.Revision
+	}
+	if last != res.Revision {
+		t.Errorf("the last frame reaches to %d, the history to %d", last, res.Revision)
+	}
+}
