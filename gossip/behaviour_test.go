@@ -11,6 +11,7 @@ import (
 	"github.com/mootkube/moot/gossip"
 	"github.com/mootkube/moot/gossip/crdt"
 	"github.com/mootkube/moot/gossip/simulate"
+	"github.com/mootkube/moot/gossip/store"
 )
 
 // timedPut returns how long a write waited for its acknowledgement.
@@ -353,6 +354,55 @@ func TestBootstrap(t *testing.T) {
 		if size := uint64(3000 * 5100); sent > size*3/2 {
 			t.Errorf("a store of %d bytes took %d to get: it came more than once", size, sent)
 		}
+	})
+}
+
+// stuck is a replica that has no frame for anyone, as one whose disk hangs.
+type stuck struct{ gossip.Replica }
+
+func (stuck) Tail(context.Context, crdt.Vector, func(crdt.Origin) time.Duration) (gossip.Tail, error) {
+	return stuckTail{}, nil
+}
+
+type stuckTail struct{}
+
+func (stuckTail) Next(ctx context.Context) (store.Frame, error) {
+	<-ctx.Done()
+	return store.Frame{}, ctx.Err()
+}
+
+func (stuckTail) Acked(crdt.Vector) {}
+
+func (stuckTail) Close() {}
+
+// TestStuckPeerKeepsNobodyWaiting: catching up with one peer at a time goes on
+// with the next when the first sends nothing.
+func TestStuckPeerKeepsNobodyWaiting(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, c *simulate.Cluster) {
+		n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
+		c.Config = func(cfg *gossip.Config) {
+			if cfg.Name == n1.Name {
+				cfg.Store = stuck{cfg.Store}
+			}
+		}
+		for _, n := range []*simulate.Node{n1, n2} {
+			if err := n.Start(n1.Addr); err != nil {
+				t.Fatal(err)
+			}
+		}
+		await(t, 10*time.Second, "two know each other", func() bool { return whole(c.Nodes[:2]) })
+		for i := range 1500 {
+			put(t, n2, fmt.Sprintf("/registry/pods/p%d", i), "x")
+		}
+		await(t, 10*time.Second, "two have it", func() bool { return equal(c.Nodes[:2]) })
+		c.Net.Cut(n2.Addr.Addr())
+		if err := n3.Start(n1.Addr); err != nil {
+			t.Fatal(err)
+		}
+		await(t, 10*time.Second, "the stuck one is tailed", func() bool { return followed(n1) > 0 })
+		simulate.Pass(time.Second)
+		c.Net.Heal()
+		await(t, time.Minute, "the third has it", func() bool { return equal(c.Nodes) })
 	})
 }
 

@@ -19,11 +19,12 @@ import (
 const (
 	retryFirst    = 50 * time.Millisecond
 	retryLast     = time.Second
-	openTimeout   = 5 * time.Second // for the hello and its answer
-	streamSilence = 5 * time.Second // after which a stream is opened anew
-	probeEvery    = 2 * time.Second // of the peer's clock
-	haveEvery     = relayDelay / 3  // soon enough that the peer need not send what came from elsewhere
-	bulkChanges   = 1000            // beyond it a catch-up is done with one peer at a time
+	openTimeout   = 5 * time.Second  // for the hello and its answer
+	streamSilence = 5 * time.Second  // after which a stream is opened anew
+	probeEvery    = 2 * time.Second  // of the peer's clock
+	haveEvery     = relayDelay / 3   // soon enough that the peer need not send what came from elsewhere
+	bulkChanges   = 1000             // beyond it a catch-up is done with one peer at a time
+	bulkSilence   = 10 * time.Second // of changes, after which the next may begin too
 	applyBytes    = 4 << 20
 )
 
@@ -197,7 +198,7 @@ func (f *follower) run(ctx context.Context, greeting welcome) error {
 
 // begin says from where on to send. When much is missing, it first waits until
 // no other stream is catching up, so that it all comes once; done is to be
-// called when this one has.
+// called when this one has, or gets nothing.
 func (f *follower) begin(ctx context.Context, greeting welcome) (done func(), err error) {
 	a := f.agent
 	done = func() {}
@@ -282,6 +283,8 @@ func (f *follower) beat(b beat) {
 // apply applies what has arrived, all of it at once, and acknowledges.
 func (f *follower) apply(ctx context.Context, goal crdt.Vector, done func()) error {
 	a := f.agent
+	stuck := time.AfterFunc(bulkSilence, done)
+	defer stuck.Stop()
 	for {
 		parts, err := f.queue.take(ctx, applyBytes)
 		if err != nil {
@@ -310,6 +313,7 @@ func (f *follower) apply(ctx context.Context, goal crdt.Vector, done func()) err
 		if err := f.sendAck(); err != nil {
 			return err
 		}
+		stuck.Reset(bulkSilence)
 		if goal != nil && a.cfg.Store.Vector().Includes(goal) {
 			goal = nil
 			done()
