@@ -406,6 +406,40 @@ func TestStuckPeerKeepsNobodyWaiting(t *testing.T) {
 	})
 }
 
+// TestBootstrapPassesAStuckPeer: a new replica is filled by another member when
+// one that is asked first has what it does not send.
+func TestBootstrapPassesAStuckPeer(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, c *simulate.Cluster) {
+		n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
+		c.Config = func(cfg *gossip.Config) {
+			if cfg.Name == n1.Name {
+				cfg.Store = stuck{cfg.Store}
+			}
+		}
+		for _, n := range []*simulate.Node{n1, n2} {
+			if err := n.Start(n1.Addr); err != nil {
+				t.Fatal(err)
+			}
+		}
+		await(t, 10*time.Second, "two know each other", func() bool { return whole(c.Nodes[:2]) })
+		put(t, n1, "/registry/pods/only", "x")
+		put(t, n2, "/registry/pods/p", "x")
+		if err := n3.Start(n1.Addr); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		began := time.Now()
+		if err := n3.Agent.Bootstrap(ctx); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("bootstrapped after %v", time.Since(began))
+		if !n3.Replica.Vector().Includes(n2.Replica.Vector()) {
+			t.Error("bootstrapped, and without what the other has")
+		}
+	})
+}
+
 func streams(c *simulate.Cluster) uint64 {
 	total := uint64(0)
 	for _, n := range c.Nodes {

@@ -136,9 +136,11 @@ func (a *Agent) Bootstrap(ctx context.Context) error {
 				continue
 			}
 			a.log.Info("getting the store from the cluster", "peer", m.Name, "missing", distance(a.cfg.Store.Vector(), goal))
-			if err := a.awaitFrom(ctx, goal, m.Name, life); err == nil {
+			err = a.awaitFrom(ctx, goal, m.Name, life)
+			if err == nil {
 				return nil
 			}
+			a.log.Debug("peer does not bring the store", "peer", m.Name, "err", err)
 			hoped = time.Now()
 		}
 		switch {
@@ -166,12 +168,17 @@ func (a *Agent) Bootstrap(ctx context.Context) error {
 }
 
 // awaitFrom waits until this replica includes goal, or is wiped, or the member
-// that goal came from is no longer there; others may bring it all the same.
+// that goal came from is no longer there or sends nothing; others may bring it all
+// the same.
 func (a *Agent) awaitFrom(ctx context.Context, goal crdt.Vector, name string, life int) error {
 	advanced, cancel := a.advanced.add()
 	defer cancel()
 	changed, done := a.Subscribe()
 	defer done()
+	peer := a.link(name)
+	got := peer.applied()
+	silence := time.NewTicker(bulkSilence)
+	defer silence.Stop()
 	for {
 		included := a.cfg.Store.Vector().Includes(goal)
 		a.mu.Lock()
@@ -188,6 +195,12 @@ func (a *Agent) awaitFrom(ctx context.Context, goal crdt.Vector, name string, li
 		select {
 		case <-advanced:
 		case <-changed:
+		case <-silence.C:
+			now := peer.applied()
+			if now == got {
+				return errors.New("the peer sends nothing")
+			}
+			got = now
 		case <-ctx.Done():
 			return ctx.Err()
 		}

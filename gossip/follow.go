@@ -305,6 +305,7 @@ func (f *follower) apply(ctx context.Context, goal crdt.Vector, done func()) err
 			return &ownFailure{fmt.Errorf("apply changes from %s: %w", f.link.name, err)}
 		}
 		f.link.learn(batch.upTo)
+		f.link.apply(batch.parts)
 		f.mu.Lock()
 		f.parts += batch.parts
 		f.upTo = max(f.upTo, batch.revision)

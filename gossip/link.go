@@ -19,7 +19,8 @@ type link struct {
 	connected bool   // it is
 	accepted  bool   // and the peer has not refused this node as left behind
 	broken    bool   // it was, and is not; or the peer refuses connections
-	heard     uint64 // messages of the peer so far
+	heard     uint64 // pieces of messages of the peer so far
+	parts     uint64 // with changes of the peer that have been applied
 	waiting   bool   // this node is behind in reading
 	contact   time.Time
 	err       string
@@ -38,12 +39,26 @@ type link struct {
 	silent time.Duration // how long it has looked at the same
 }
 
-// hear notes a message of the peer.
+// hear notes that something of the peer arrived.
 func (l *link) hear() {
 	l.mu.Lock()
 	l.heard++
 	l.contact = time.Now()
 	l.mu.Unlock()
+}
+
+// apply notes that changes of the peer have been applied.
+func (l *link) apply(parts uint64) {
+	l.mu.Lock()
+	l.parts += parts
+	l.mu.Unlock()
+}
+
+// applied counts what the peer sent and this node has applied.
+func (l *link) applied() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.parts
 }
 
 // learn notes what the peer has.
