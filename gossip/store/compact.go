@@ -72,7 +72,8 @@ func (c *committer) trim(limit int) bool {
 	// Not beyond the floor that readers see.
 	floor := c.store.view.Load().floor
 	force := int64(0)
-	if len(c.head.history) > 2*c.store.cfg.HistoryEntries {
+	h, cfg := &c.head, &c.store.cfg
+	if len(h.history) > 2*cfg.HistoryEntries || h.historyBytes > 2*cfg.HistoryBytes || h.historyMemory > 2*cfg.HistoryMemory {
 		force = floor
 	}
 	before := len(c.head.history)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -469,6 +470,38 @@ func TestRandomHistories(t *testing.T) {
 			h.open()
 			for range 150 {
 				h.step()
+			}
+		})
+	}
+}
+
+// TestPinsAreBounded: a read that does not end holds up neither the bound on
+// entries nor those on bytes for ever.
+func TestPinsAreBounded(t *testing.T) {
+	for what, change := range map[string]struct {
+		set func(*Config)
+		key string
+	}{
+		"entries":         {func(c *Config) { c.HistoryEntries = 50 }, "/registry/x/"},
+		"bytes":           {func(c *Config) { c.HistoryBytes = 50 << 10 }, "/registry/x/"},
+		"bytes in memory": {func(c *Config) { c.HistoryMemory = 50 << 10 }, "/registry/leases/x/"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			cfg := testConfig(t)
+			change.set(&cfg)
+			s, _ := start(t, cfg)
+			_, release, err := s.pinned(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
+			most := 0
+			for i := range 1000 {
+				put(t, s, fmt.Sprint(change.key, i%10), strings.Repeat("x", 1<<10))
+				most = max(most, len(s.view.Load().history))
+			}
+			if most > 200 {
+				t.Errorf("a history of 50 changes grew to %d", most)
 			}
 		})
 	}
