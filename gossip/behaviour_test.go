@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -273,6 +274,26 @@ func TestLeaveHandsOver(t *testing.T) {
 		if values, err := rest[0].Replica.List(t.Context(), "/moot/members/"); err != nil || len(values) != 2 {
 			t.Errorf("register holds %v, %v", values, err)
 		}
+	})
+}
+
+// TestLeaveThatFails: a node that could not hand over stays, and leads again.
+func TestLeaveThatFails(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, c *simulate.Cluster) {
+		start(t, c)
+		n1, n2 := c.Nodes[0], c.Nodes[1]
+		register(t, n1, c.Nodes...)
+		await(t, 5*time.Second, "replicas are equal", func() bool { return equal(c.Nodes) })
+		c.Net.Cut(n2.Addr.Addr())
+		put(t, n1, "/registry/pods/only", "x")
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := n1.Agent.Leave(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("leave without anyone to hand over to: %v", err)
+		}
+		await(t, 5*time.Second, "it leads", func() bool { return slices.Equal(leaders(c.Nodes[:1]), []string{"n1"}) })
+		c.Net.Heal()
+		await(t, 30*time.Second, "both are there", func() bool { return whole(c.Nodes) && equal(c.Nodes) })
 	})
 }
 

@@ -43,7 +43,8 @@ func (a *Agent) Restarting(window time.Duration) error {
 
 // Leave hands over and says goodbye: it gives up leadership, waits until a peer
 // has everything this replica has, takes this node off the register, and
-// leaves. Run goes on until its context ends.
+// leaves. Run goes on until its context ends. A node that nobody takes over from
+// stays.
 func (a *Agent) Leave(ctx context.Context) error {
 	r := a.current()
 	if r == nil {
@@ -53,6 +54,9 @@ func (a *Agent) Leave(ctx context.Context) error {
 		a.log.Warn("leaving is not announced", "err", err)
 	}
 	if err := a.handOver(ctx); err != nil {
+		if err := a.setCard(func(c *card) { c.leaving = false }); err != nil {
+			a.log.Warn("staying is not announced", "err", err)
+		}
 		return fmt.Errorf("leave: %w", err)
 	}
 	if err := a.cfg.Store.Delete(ctx, membersPrefix+a.cfg.Name); err != nil {
