@@ -244,6 +244,36 @@ func TestRestartWindow(t *testing.T) {
 	})
 }
 
+// TestRestartWindowByAnotherClock: the window is as long as it was announced to be
+// where the clock is behind or ahead.
+func TestRestartWindowByAnotherClock(t *testing.T) {
+	for what, ahead := range map[string]time.Duration{"behind": -2 * time.Minute, "ahead": 2 * time.Minute} {
+		t.Run(what, func(t *testing.T) {
+			inBubble(t, 2, func(t *testing.T, c *simulate.Cluster) {
+				n1, n2 := c.Nodes[0], c.Nodes[1]
+				c.Config = func(cfg *gossip.Config) {
+					if cfg.Name == n1.Name {
+						cfg.Now = func() time.Time { return time.Now().Add(ahead) }
+					}
+				}
+				start(t, c)
+				simulate.Pass(5 * time.Second)
+				if err := n1.Agent.Restarting(30 * time.Second); err != nil {
+					t.Fatal(err)
+				}
+				await(t, time.Second, "the restart is known", func() bool { return stateOf(n2, "n1") == gossip.StateRestarting })
+				if err := n1.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				took := await(t, 40*time.Second, "the window ends", func() bool { return stateOf(n2, "n1") == gossip.StateDead })
+				if took < 25*time.Second {
+					t.Errorf("the window of 30 s took %v", took)
+				}
+			})
+		})
+	}
+}
+
 func TestLeaveHandsOver(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, c *simulate.Cluster) {
 		start(t, c)

@@ -81,6 +81,18 @@ func (l *link) knows() crdt.Vector {
 	return l.vector.Clone()
 }
 
+// ours returns by this node's clock what a time by the peer's is, as far as the
+// offset is known. Offsets below a second are left alone: they are measured anew
+// all the time.
+func (l *link) ours(t time.Time) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.IsZero() {
+		return t
+	}
+	return t.Add(-l.offset.Truncate(time.Second))
+}
+
 // up notes that the stream to the peer stands.
 func (l *link) up() {
 	l.mu.Lock()
