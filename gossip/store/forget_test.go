@@ -223,6 +223,32 @@ func TestForgottenStaysDeleted(t *testing.T) {
 	}
 }
 
+// TestAsideOfSeveralWipes: what was set aside by one wipe stays when another one
+// sets more aside after a restart, which forgets what only memory held of it.
+func TestAsideOfSeveralWipes(t *testing.T) {
+	c := newCluster(t, 1, 1, nil)
+	a := c.replicas[0]
+	there := crdt.Vector{1: 1} // what a peer has, and this replica had not
+	put(t, a.s, "/registry/leases/x/a", "x")
+	for i := range 3 {
+		put(t, a.s, fmt.Sprint("/registry/x/", i), "x")
+		if err := a.s.Wipe(t.Context(), there); err != nil {
+			t.Fatal(err)
+		}
+		a.watch.Close()
+		a.follow()
+		a.restart()
+	}
+	if err := a.s.GiveUpOwed(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if got := get(t, a.s, fmt.Sprint("/registry/x/", i), 0); got != "x" {
+			t.Errorf("what wipe %d set aside is %s", i, got)
+		}
+	}
+}
+
 // TestMemoryComesBack: a restart forgets what only memory held; the peers still
 // have it, also what the restarted one wrote itself.
 func TestMemoryComesBack(t *testing.T) {

@@ -18,6 +18,7 @@ type owed struct {
 	covered crdt.Vector
 	claims  crdt.Vector
 	aside   []*crdt.Record
+	next    int64 // number on disk of the next that is set aside
 }
 
 func (o *owed) encode() []byte {
@@ -63,7 +64,11 @@ func (o *owed) readAside(db *pebble.DB) (err error) {
 		if err != nil {
 			return fmt.Errorf("read what is set aside: %w", err)
 		}
+		if len(iter.Key()) != 9 {
+			return fmt.Errorf("read what is set aside: key %x is malformed", iter.Key())
+		}
 		o.aside = append(o.aside, r)
+		o.next = int64(binary.BigEndian.Uint64(iter.Key()[1:])) + 1
 	}
 	return iter.Error()
 }
@@ -211,7 +216,7 @@ func (c *committer) owe(b *batch, before, covered crdt.Vector) {
 	if c.owed != nil {
 		next.covered.Join(c.owed.covered)
 		next.claims.Join(c.owed.claims)
-		next.aside = c.owed.aside
+		next.aside, next.next = c.owed.aside, c.owed.next
 	}
 	c.owed, c.head.owed = next, next.covered
 	c.must(c.disk(b).Set(owedKey, next.encode(), nil))
@@ -221,7 +226,8 @@ func (c *committer) owe(b *batch, before, covered crdt.Vector) {
 func (c *committer) setAside(b *batch, r *crdt.Record) {
 	o := c.owed
 	if classOf(r.Key).durable {
-		c.must(c.disk(b).Set(numberKey(asidePrefix, int64(len(o.aside))), crdt.AppendRecord(nil, r), nil))
+		c.must(c.disk(b).Set(numberKey(asidePrefix, o.next), crdt.AppendRecord(nil, r), nil))
+		o.next++
 	}
 	o.aside = append(o.aside, r)
 }
