@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -487,6 +488,31 @@ func TestBootstrapPassesAStuckPeer(t *testing.T) {
 		t.Logf("bootstrapped after %v", time.Since(began))
 		if !n3.Replica.Vector().Includes(n2.Replica.Vector()) {
 			t.Error("bootstrapped, and without what the other has")
+		}
+	})
+}
+
+// unwilling is a replica that takes no changes in, as one whose clock is behind.
+type unwilling struct{ gossip.Replica }
+
+func (unwilling) Apply(context.Context, []*crdt.Record, crdt.Vector) error { return crdt.ErrDrift }
+
+// TestWhatIsNotTakenInIsTold: a node that cannot apply a peer's changes says so,
+// once, and not at every try.
+func TestWhatIsNotTakenInIsTold(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, c *simulate.Cluster) {
+		log := &logLines{}
+		n1, n2 := c.Nodes[0], c.Nodes[1]
+		c.Config = func(cfg *gossip.Config) {
+			if cfg.Name == n2.Name {
+				cfg.Store, cfg.Log = unwilling{cfg.Store}, slog.New(slog.NewTextHandler(log, nil))
+			}
+		}
+		start(t, c)
+		put(t, n1, "/registry/pods/p", "x")
+		simulate.Pass(time.Minute)
+		if n := log.matching("changes of a peer are not taken in"); n != 1 {
+			t.Errorf("it was told %d times", n)
 		}
 	})
 }

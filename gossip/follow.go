@@ -40,7 +40,7 @@ func (f *ownFailure) Unwrap() error { return f.error }
 
 // follow tails a peer until ctx ends.
 func (a *Agent) follow(ctx context.Context, r *running, l *link) {
-	delay := retryFirst
+	delay, told := retryFirst, false
 	for {
 		started := time.Now()
 		err := a.followOnce(ctx, r, l)
@@ -51,6 +51,10 @@ func (a *Agent) follow(ctx context.Context, r *running, l *link) {
 		refusal, refused := errors.AsType[*failure](err)
 		_, own := errors.AsType[*ownFailure](err)
 		l.down(err, refused || own)
+		if own && !told && !errors.Is(err, errWiped) {
+			a.log.Warn("changes of a peer are not taken in", "peer", l.name, "err", err)
+		}
+		told = own
 		wiped := refused && refusal.Code == failForgotten && a.leftBehind(ctx, r, l, refusal.Side)
 		if wiped || time.Since(started) > 2*streamSilence {
 			delay = retryFirst
