@@ -17,9 +17,9 @@ func pair(t *testing.T, change func(*Config)) (a, b *replica) {
 	return c.replicas[0], c.replicas[1]
 }
 
-func tailOf(t *testing.T, s *Store, have crdt.Vector) *Tail {
+func tailOf(t *testing.T, s *Store) *Tail {
 	t.Helper()
-	tail, err := s.Tail(t.Context(), have)
+	tail, err := s.Tail(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func tailOf(t *testing.T, s *Store, have crdt.Vector) *Tail {
 func TestTailFollows(t *testing.T) {
 	a, _ := pair(t, nil)
 	put(t, a.s, "/registry/pods/before", "1")
-	tail := tailOf(t, a.s, nil)
+	tail := tailOf(t, a.s)
 	f, err := tail.Next(t.Context())
 	if err != nil || len(f.Records) != 1 || f.Cut || f.Revision != a.s.Revision() {
 		t.Fatalf("first frame %+v, %v", f, err)
@@ -153,7 +153,7 @@ func TestDelay(t *testing.T) {
 	a, b, peer := c.replicas[0], c.replicas[1], c.replicas[2]
 	put(t, a.s, "/registry/pods/a", "1")
 	b.pull(a)
-	tail := tailOf(t, b.s, nil)
+	tail := tailOf(t, b.s)
 	own, _ := a.s.Origins()
 	tail.Delay = func(o crdt.Origin) time.Duration {
 		if o == own {
@@ -183,7 +183,7 @@ func TestDelay(t *testing.T) {
 
 func TestTailEndsWithContext(t *testing.T) {
 	a, _ := pair(t, nil)
-	tail := tailOf(t, a.s, nil)
+	tail := tailOf(t, a.s)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := tail.Next(ctx); !errors.Is(err, context.Canceled) {
@@ -199,7 +199,7 @@ func TestTailEndsWithContext(t *testing.T) {
 // acknowledgement of all of it, and no other frame would bring one.
 func TestTailReachesTheEnd(t *testing.T) {
 	a, _ := pair(t, nil)
-	tail := tailOf(t, a.s, nil)
+	tail := tailOf(t, a.s)
 	res, err := a.s.Txn(t.Context(), Txn{Then: []Op{
 		{Kind: OpPut, Key: []byte("/registry/x"), Value: make([]byte, FrameBytes)},
 		{Kind: OpPut, Key: []byte("/registry/leases/kube-node-lease/n"), Value: []byte("x")},
