@@ -39,7 +39,7 @@ func (r *restoreReport) String() string {
 	if r.dry {
 		verb = "would put back"
 	}
-	return fmt.Sprintf("%s %d missing and %d different keys; %d are as they were; %d that tell of machines, are remade or were ending were left alone",
+	return fmt.Sprintf("%s %d missing and %d different keys; %d are as they were; %d that tell of machines, are remade, were ending or are bound to others now were left alone",
 		verb, r.added, r.changed, r.same, r.skipped)
 }
 

@@ -72,7 +72,8 @@ directory.
 With --into-living, bring the backup into the cluster that runs here, as new
 writes: what is missing is made again, what differs is put back as it was,
 nothing is removed. Nodes, endpoints and pods that have a controller belong to
-the machines of now and are left alone.
+the machines of now and are left alone, as are claims and volumes that are bound
+to others by now.
 
 A file that is damaged or cut short is refused before anything is written.`,
 		Example: `  sudo moot restore /srv/backup/moot-2026-11-24 && sudo moot up

@@ -3,6 +3,7 @@ package backup
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -24,11 +25,12 @@ var machineKeys = []string{
 	"/registry/services/endpoints/default/kubernetes", "/registry/endpointslices/default/kubernetes",
 }
 
-// Place decides what to write for a key of a backup where the store
-// holds held now, nil for nothing. An object that is there keeps its identity
+// Place decides what to write for a key of a backup where the store holds held
+// now, nil for nothing. An object that is there keeps its identity, its owners
 // and its status and gets the rest; one that is missing comes back as it was,
-// identity included, since others refer to it by that. A pod without a
-// controller comes back as a new one with uid, to be scheduled again.
+// identity included, since others refer to it by that. A claim or a volume that
+// is bound to another by now stays as it is. A pod without a controller comes
+// back as a new one with uid, to be scheduled again.
 func Place(key string, came, held []byte, uid string) ([]byte, Verdict) {
 	if slices.ContainsFunc(machineKeys, func(prefix string) bool { return strings.HasPrefix(key, prefix) }) {
 		return nil, Skip
@@ -55,7 +57,7 @@ func Place(key string, came, held []byte, uid string) ([]byte, Verdict) {
 	if !ok {
 		return came, Change
 	}
-	if present.metadata["deletionTimestamp"] != nil {
+	if present.metadata["deletionTimestamp"] != nil || !object.boundAs(present, key) {
 		return nil, Skip
 	}
 	return object.over(present)
@@ -127,9 +129,29 @@ func (o storedObject) renewPod(uid string) bool {
 	return true
 }
 
-// over puts the object in the place of one that is there.
+// boundAs reports whether a claim has the volume, or a volume the claim, that it
+// has now, and is true for all else. A claim that is led back to a volume of
+// before leaves the one it has, which is then deleted with all that is in it.
+func (o storedObject) boundAs(present storedObject, key string) bool {
+	var field string
+	switch {
+	case strings.HasPrefix(key, "/registry/persistentvolumeclaims/"):
+		field = "volumeName"
+	case strings.HasPrefix(key, "/registry/persistentvolumes/"):
+		field = "claimRef"
+	default:
+		return true
+	}
+	then, _ := o.fields["spec"].(map[string]any)
+	now, _ := present.fields["spec"].(map[string]any)
+	return reflect.DeepEqual(then[field], now[field])
+}
+
+// over puts the object in the place of one that is there. Its owners are those
+// of now: one that was made anew has another identity, and what belongs to one
+// that is not there is deleted.
 func (o storedObject) over(present storedObject) ([]byte, Verdict) {
-	for _, name := range []string{"uid", "creationTimestamp", "generation"} {
+	for _, name := range []string{"uid", "creationTimestamp", "generation", "ownerReferences"} {
 		keep(o.metadata, present.metadata, name)
 	}
 	keep(o.fields, present.fields, "status")

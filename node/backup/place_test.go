@@ -38,6 +38,29 @@ func TestPlace(t *testing.T) {
 			Change, `{"apiVersion":"v1","data":"<&>","metadata":{}}`,
 		},
 
+		"owner made anew": {
+			"/registry/replicasets/d/web-1", `{"apiVersion":"apps/v1","metadata":{"ownerReferences":[{"uid":"old"}],"uid":"a"},"spec":{"replicas":3}}`,
+			`{"apiVersion":"apps/v1","metadata":{"ownerReferences":[{"uid":"new"}],"uid":"b"},"spec":{"replicas":5}}`,
+			Change, `{"apiVersion":"apps/v1","metadata":{"ownerReferences":[{"uid":"new"}],"uid":"b"},"spec":{"replicas":3}}`,
+		},
+		"claim with another volume by now": {
+			"/registry/persistentvolumeclaims/d/data", `{"apiVersion":"v1","metadata":{"uid":"a"},"spec":{"volumeName":"pvc-a"}}`,
+			`{"apiVersion":"v1","metadata":{"uid":"b"},"spec":{"volumeName":"pvc-b"}}`, Skip, "",
+		},
+		"claim without a volume by now": {
+			"/registry/persistentvolumeclaims/d/data", `{"apiVersion":"v1","metadata":{"uid":"a"},"spec":{"volumeName":"pvc-a"}}`,
+			`{"apiVersion":"v1","metadata":{"uid":"b"},"spec":{}}`, Skip, "",
+		},
+		"claim with its volume": {
+			"/registry/persistentvolumeclaims/d/data", `{"apiVersion":"v1","metadata":{"labels":{"a":"b"},"uid":"a"},"spec":{"volumeName":"pvc-a"}}`,
+			`{"apiVersion":"v1","metadata":{"uid":"a"},"spec":{"volumeName":"pvc-a"}}`,
+			Change, `{"apiVersion":"v1","metadata":{"labels":{"a":"b"},"uid":"a"},"spec":{"volumeName":"pvc-a"}}`,
+		},
+		"volume with another claim by now": {
+			"/registry/persistentvolumes/v", `{"apiVersion":"v1","metadata":{"uid":"v"},"spec":{"claimRef":{"name":"data","uid":"a"}}}`,
+			`{"apiVersion":"v1","metadata":{"uid":"v"},"spec":{"claimRef":{"name":"data","uid":"b"}}}`, Skip, "",
+		},
+
 		"node":              {"/registry/minions/n1", `{"apiVersion":"v1","metadata":{}}`, "", Skip, ""},
 		"token":             {"/moot/tokens/0a", `{}`, "", Skip, ""},
 		"attachment":        {"/registry/volumeattachments/a", `{"apiVersion":"v1","metadata":{}}`, "", Skip, ""},
