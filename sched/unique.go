@@ -3,6 +3,7 @@ package sched
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,8 +31,10 @@ const (
 	// reasonTwice is the reason of the Event on a Service that got another
 	// address.
 	reasonTwice = "AddressConflict"
-	// nowhere is where a Service points for the moment between two addresses.
-	nowhere = "moving.invalid"
+	// nowhere is where a Service points for the moment between two addresses, and
+	// annotationMoving keeps what it is to be then: whoever leads finishes it.
+	nowhere          = "moving.invalid"
+	annotationMoving = "moot.local/service-moving"
 )
 
 // twice is a Service of which an older one has an address as well.
@@ -95,6 +98,17 @@ func usedTwice(services []*corev1.Service) []twice {
 	return out
 }
 
+// underWay finds the Services that have no address because a move has not ended.
+func underWay(services []*corev1.Service) []*corev1.Service {
+	var out []*corev1.Service
+	for _, s := range services {
+		if s.Spec.Type == corev1.ServiceTypeExternalName && s.Spec.ExternalName == nowhere && s.Annotations[annotationMoving] != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // keepUnique gives, until ctx ends, Services that share an address with an
 // older one another.
 func (t *term) keepUnique(ctx context.Context, client kubernetes.Interface) error {
@@ -125,7 +139,7 @@ func (t *term) keepUnique(ctx context.Context, client kubernetes.Interface) erro
 			all = append(all, obj.(*corev1.Service))
 		}
 		wait := time.NewTimer(uniqueRests)
-		if !u.repair(ctx, usedTwice(all)) {
+		if !u.repair(ctx, all) {
 			wait.Reset(uniqueRetry)
 			poke()
 		}
@@ -150,23 +164,31 @@ type unique struct {
 }
 
 // repair reports whether all went well.
-func (u unique) repair(ctx context.Context, all []twice) bool {
+func (u unique) repair(ctx context.Context, services []*corev1.Service) bool {
 	well := true
-	for _, t := range all {
-		name := t.service.Namespace + "/" + t.service.Name
+	for _, s := range underWay(services) {
+		after, err := u.finish(ctx, s)
+		well = u.moved(ctx, s, after, err) && well
+	}
+	for _, t := range usedTwice(services) {
 		after, err := u.move(ctx, t)
-		if err != nil {
-			well = false
-			if ctx.Err() == nil {
-				u.log.Warn("a Service shares an address with an older one and has not got another yet", "service", name, "err", err)
-			}
-			continue
-		}
-		text := fmt.Sprintf("An older Service has the same address, given on the other side of a cut: %s became %s.", describe(t.service), describe(after))
-		u.log.Warn("a Service shared an address with an older one and got another", "service", name, "before", describe(t.service), "after", describe(after))
-		u.tell(ctx, after, text)
+		well = u.moved(ctx, t.service, after, err) && well
 	}
 	return well
+}
+
+// moved tells what became of a Service, and whether it went well.
+func (u unique) moved(ctx context.Context, before, after *corev1.Service, err error) bool {
+	name := before.Namespace + "/" + before.Name
+	if err != nil {
+		if ctx.Err() == nil {
+			u.log.Warn("a Service shares an address with an older one and has not got another yet", "service", name, "err", err)
+		}
+		return false
+	}
+	u.log.Warn("a Service shared an address with an older one and got another", "service", name, "before", describe(before), "after", describe(after))
+	u.tell(ctx, after, fmt.Sprintf("An older Service has the same address, given on the other side of a cut: %s became %s.", describe(before), describe(after)))
+	return true
 }
 
 // move gives one Service other addresses. The API lets a cluster address change
@@ -185,7 +207,13 @@ func (u unique) move(ctx context.Context, t twice) (*corev1.Service, error) {
 	if !t.ip {
 		return services.Update(ctx, want, metav1.UpdateOptions{})
 	}
+	want.Spec.ClusterIP, want.Spec.ClusterIPs, want.Spec.HealthCheckNodePort = "", nil, 0
+	spec, err := json.Marshal(want.Spec)
+	if err != nil {
+		return nil, fmt.Errorf("encode what the Service is to be: %w", err)
+	}
 	none := t.service.DeepCopy()
+	metav1.SetMetaDataAnnotation(&none.ObjectMeta, annotationMoving, string(spec))
 	none.Spec.Type, none.Spec.ExternalName = corev1.ServiceTypeExternalName, nowhere
 	none.Spec.ClusterIP, none.Spec.ClusterIPs = "", nil
 	none.Spec.IPFamilies, none.Spec.IPFamilyPolicy = nil, nil
@@ -195,12 +223,20 @@ func (u unique) move(ctx context.Context, t twice) (*corev1.Service, error) {
 	for i := range none.Spec.Ports {
 		none.Spec.Ports[i].NodePort = 0
 	}
-	none, err := services.Update(ctx, none, metav1.UpdateOptions{})
-	if err != nil {
+	if none, err = services.Update(ctx, none, metav1.UpdateOptions{}); err != nil {
 		return nil, fmt.Errorf("take the address away: %w", err)
 	}
-	want.ResourceVersion = none.ResourceVersion
-	want.Spec.ClusterIP, want.Spec.ClusterIPs, want.Spec.HealthCheckNodePort = "", nil, 0
+	return u.finish(ctx, none)
+}
+
+// finish gives a Service whose move is under way its other address.
+func (u unique) finish(ctx context.Context, none *corev1.Service) (*corev1.Service, error) {
+	services, want := u.client.CoreV1().Services(none.Namespace), none.DeepCopy()
+	want.Spec = corev1.ServiceSpec{}
+	if err := json.Unmarshal([]byte(none.Annotations[annotationMoving]), &want.Spec); err != nil {
+		return nil, fmt.Errorf("decode what the Service is to be: %w", err)
+	}
+	delete(want.Annotations, annotationMoving)
 	after, err := services.Update(ctx, want, metav1.UpdateOptions{})
 	if err != nil {
 		// What is left points nowhere: with ports for the API to choose it may

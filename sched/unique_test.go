@@ -5,9 +5,12 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 func service(name string, age int, ip string, ports ...int32) *corev1.Service {
@@ -52,15 +55,44 @@ func TestUsedTwice(t *testing.T) {
 	}
 }
 
+func TestMoveThatWasCutShortIsFinished(t *testing.T) {
+	old, young := service("old", 2, "10.0.0.1"), service("young", 1, "10.0.0.1", 30000)
+	young.Spec.Selector = map[string]string{"app": "young"}
+	client := fake.NewClientset(old, young)
+	updates := 0
+	client.PrependReactor("update", "services", func(clienttesting.Action) (bool, runtime.Object, error) {
+		updates++ // who else follows the Service writes it as soon as it has changed
+		return updates == 2 || updates == 3, nil, apierrors.NewConflict(corev1.Resource("services"), "young", nil)
+	})
+	u := unique{client: client, log: DefaultConfig().Log}
+	list := func() (all []*corev1.Service) {
+		found, err := client.CoreV1().Services("ns").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range found.Items {
+			all = append(all, &found.Items[i])
+		}
+		return all
+	}
+	if u.repair(t.Context(), list()) {
+		t.Error("repaired, though every write met another")
+	}
+	if !u.repair(t.Context(), list()) {
+		t.Error("not finished")
+	}
+	got, err := client.CoreV1().Services("ns").Get(t.Context(), "young", metav1.GetOptions{})
+	if err != nil || got.Spec.Type != corev1.ServiceTypeNodePort || got.Spec.ExternalName != "" || got.Spec.Selector["app"] != "young" ||
+		got.Spec.Ports[0].NodePort != 30000 || len(got.Annotations) > 0 {
+		t.Errorf("it is %+v, %v", got, err)
+	}
+}
+
 func TestMovedServiceHasNoAddressForAMoment(t *testing.T) {
 	old, young := service("old", 2, "10.0.0.1", 30000), service("young", 1, "10.0.0.1", 30000)
 	client := fake.NewClientset(old, young)
-	all := usedTwice([]*corev1.Service{young, old})
-	if len(all) != 1 || all[0].service != young {
-		t.Fatalf("%v, want the younger alone", all)
-	}
 	u := unique{client: client, log: DefaultConfig().Log}
-	if !u.repair(t.Context(), all) {
+	if !u.repair(t.Context(), []*corev1.Service{young, old}) {
 		t.Fatal("not repaired")
 	}
 	var steps []string
@@ -71,7 +103,7 @@ func TestMovedServiceHasNoAddressForAMoment(t *testing.T) {
 		t.Errorf("steps %v", steps)
 	}
 	got, err := client.CoreV1().Services("ns").Get(t.Context(), "young", metav1.GetOptions{})
-	if err != nil || got.Spec.Type != corev1.ServiceTypeNodePort || got.Spec.ClusterIP != "" || got.Spec.Ports[0].NodePort != 30001 || got.Spec.ExternalName != "" {
+	if err != nil || got.Spec.Type != corev1.ServiceTypeNodePort || got.Spec.ClusterIP != "" || got.Spec.Ports[0].NodePort != 30001 || got.Spec.ExternalName != "" || len(got.Annotations) > 0 {
 		t.Errorf("it is %+v, %v", got, err)
 	}
 	if young.Spec.ClusterIP != "10.0.0.1" || young.Spec.Ports[0].NodePort != 30000 {
