@@ -16,8 +16,11 @@ const termRetry = time.Second
 
 // leadPart runs one term of leadership after the other, whenever the membership
 // says that this node leads, and for no longer.
-func (n *Node) leadPart(keys *pki.Bundle, exits *sched.Exits, agent *gossip.Agent) part {
+func (n *Node) leadPart(keys *pki.Bundle, exits *sched.Exits, agent *gossip.Agent) (part, error) {
 	cfg := n.termConfig(keys, exits, agent)
+	if err := cfg.CheckArgs(); err != nil {
+		return part{}, err
+	}
 	return part{name: "controllers", stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
 		ready() // most members never lead
 		changed, cancel := agent.Subscribe()
@@ -34,7 +37,7 @@ func (n *Node) leadPart(keys *pki.Bundle, exits *sched.Exits, agent *gossip.Agen
 				}
 			}
 		}
-	}}
+	}}, nil
 }
 
 // lead is one term: it returns when this node does not lead any more, when ctx

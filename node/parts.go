@@ -42,6 +42,10 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *repl
 	if err != nil {
 		return err
 	}
+	leadPart, err := n.leadPart(keys, exits, r.agent)
+	if err != nil {
+		return err
+	}
 	runtimePart, err := n.runtimePart()
 	if err != nil {
 		return err
@@ -81,7 +85,7 @@ func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *repl
 	n.control.open(n.controls(keys, r, m, rotation))
 	// The pod network is known once the kubelet has registered the node and
 	// the controllers have given it a range, so these become ready together.
-	return s.start(ctx, n.leadPart(keys, exits, r.agent), n.conflictPart(keys, r), n.orphanPart(r), proxyPart, networkPart, n.dnsPart(keys, r.agent, pods), volumePart, kubeletPart)
+	return s.start(ctx, leadPart, n.conflictPart(keys, r), n.orphanPart(r), proxyPart, networkPart, n.dnsPart(keys, r.agent, pods), volumePart, kubeletPart)
 }
 
 // untilReady makes a part's function of one that closes a channel when ready.

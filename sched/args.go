@@ -8,6 +8,9 @@ import (
 
 	"github.com/spf13/pflag"
 	cliflag "k8s.io/component-base/cli/flag"
+	kcmapp "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	kcmoptions "k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
+	schedoptions "k8s.io/kubernetes/cmd/kube-scheduler/app/options"
 )
 
 const (
@@ -31,6 +34,20 @@ func commonOwned() map[string]string {
 		"feature-gates": whyGates, "emulated-version": whyGates, "min-compatibility-version": whyGates,
 		"v": whyLogs, "vmodule": whyLogs, "logging-format": whyLogs, "log-flush-frequency": whyLogs,
 	}
+}
+
+// CheckArgs says what is wrong with the user's arguments, which would otherwise
+// show only once this node leads, and then nobody would.
+func (c *Config) CheckArgs() error {
+	options, err := kcmoptions.NewKubeControllerManagerOptions()
+	if err != nil {
+		return fmt.Errorf("make controller options: %w", err)
+	}
+	known, off, aliases := kcmapp.KnownControllers(), kcmapp.ControllersDisabledByDefault(), kcmapp.ControllerAliases()
+	return errors.Join(
+		c.controllerFlags("").parse(options.Flags(known, off, aliases), c.ControllerArgs),
+		schedulerFlags("").parse(*schedoptions.NewOptions().Flags, c.SchedulerArgs),
+	)
 }
 
 // component is an upstream program whose flags are set here.

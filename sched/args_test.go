@@ -71,3 +71,18 @@ func TestSchedulerArgs(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckArgs(t *testing.T) {
+	cfg := goodConfig()
+	cfg.ControllerArgs, cfg.SchedulerArgs = []string{"node-monitor-grace-period=7s"}, []string{"profiling"}
+	if err := cfg.CheckArgs(); err != nil {
+		t.Error(err)
+	}
+	cfg.ControllerArgs, cfg.SchedulerArgs = []string{"node-monitor-grace-period=7"}, []string{"nonsense"}
+	err := cfg.CheckArgs()
+	for _, want := range []string{"--controller-arg: ", "--scheduler-arg nonsense: "} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q in it", err, want)
+		}
+	}
+}
