@@ -112,18 +112,16 @@ func (c *control) measure(ctx context.Context, s *Status) {
 	if err != nil {
 		return
 	}
-	if found, err := on.Store.Range(ctx, conflictCount()); err == nil {
-		s.Conflicts = int(found.Count)
+	if found, err := on.Store.Conflicts(ctx); err == nil {
+		for i := range found {
+			if !found[i].Observed() {
+				s.Conflicts++
+			}
+		}
 	}
 	if r, err := on.Rotation.Status(ctx); err == nil && r.ID != "" && r.Stage != rotation.StageDone {
 		s.Rotation = &r
 	}
-}
-
-func conflictCount() store.RangeRequest {
-	end := []byte(store.ConflictPrefix)
-	end[len(end)-1]++
-	return store.RangeRequest{Key: []byte(store.ConflictPrefix), End: end, CountOnly: true}
 }
 
 // problem is how an error travels over the socket.

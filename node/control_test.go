@@ -216,6 +216,19 @@ func TestControlFollows(t *testing.T) {
 	}
 }
 
+func TestStatusCountsTheConflictsThatAreListed(t *testing.T) {
+	d := newDaemon(t)
+	d.control.open(d.controls)
+	put(t, d.db, store.ConflictPrefix+"1", `{"key":"/registry/configmaps/d/c","path":".data[\"a\"]"}`)
+	put(t, d.db, store.ConflictPrefix+"2", `{"key":"/registry/pods/d/p","path":".status.phase"}`)
+	if list, err := d.Conflicts(t.Context()); err != nil || len(list) != 2 || list[0].Observed == list[1].Observed {
+		t.Fatalf("conflicts %+v: %v", list, err)
+	}
+	if status, err := FetchStatus(t.Context(), d.Socket); err != nil || status.Conflicts != 1 {
+		t.Errorf("%d conflicts: %v", status.Conflicts, err)
+	}
+}
+
 // fill writes some of everything, more than a page of it.
 func fill(t *testing.T, db *store.Store) map[string]string {
 	t.Helper()

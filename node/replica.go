@@ -103,13 +103,6 @@ func liveMembers(members []gossip.Member) []join.Live {
 // measure fills in what the replica says of itself and of the cluster.
 func (r *replica) measure(s *Status) {
 	s.Status = r.agent.Status()
-	if conflicts, err := r.db.Conflicts(context.Background()); err == nil {
-		for i := range conflicts {
-			if !conflicts[i].Observed() {
-				s.Conflicts++
-			}
-		}
-	}
 	s.Store = StoreStatus{Revision: r.db.Revision(), CompactedRevision: r.db.CompactRevision(), Bytes: r.db.Size()}
 }
 
