@@ -19,6 +19,9 @@ type Config struct {
 	// Doubt tells how little this node counts on who has an address: 0 is not to
 	// doubt it. It is called for every address in an answer about the cluster.
 	Doubt func(netip.Addr) int
+	// Idle, when there is one, is told why no question can be answered at the
+	// start, at each try: somebody else has the port, for one.
+	Idle func(error)
 	// RestoreKlog is called after every load of a configuration, to make klog's
 	// global logger what it was. CoreDNS replaces it and cannot be told not to.
 	RestoreKlog func()

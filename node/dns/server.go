@@ -21,6 +21,7 @@ const (
 	settle      = 100 * time.Millisecond // changes within this time are handled as one
 	look        = 15 * time.Second       // how often the host's resolver configuration is looked at
 	waitConfig  = 5 * time.Second        // for the ConfigMap at the start, before the defaults are served
+	retryStart  = 10 * time.Second       // between tries to answer at all
 	retryPublic = 2 * time.Second        // between tries to write the EndpointSlice
 	republish   = time.Minute            // how often it is put back if someone took it
 )
@@ -49,7 +50,8 @@ func New(cfg Config) (*Server, error) {
 
 // Run serves until ctx ends, and then returns nil. The listen addresses must be
 // there. ready, which may be nil, is called once: when queries are answered and
-// the Service leads here.
+// the Service leads here. What keeps it from answering at all may pass, and is
+// told to [Config.Idle] until it has.
 func (s *Server) Run(ctx context.Context, ready func()) (err error) {
 	trigger := make(chan struct{}, 1)
 	source, err := s.watchConfig(trigger)
@@ -66,10 +68,7 @@ func (s *Server) Run(ctx context.Context, ready func()) (err error) {
 	if !source.waitSynced(ctx, waitConfig) {
 		s.cfg.Log.Warn("DNS configuration cannot be read from the API yet, starting without it")
 	}
-	if err := s.reload(dns, source); err != nil {
-		return err
-	}
-	if !s.publish(ctx) {
+	if !s.begin(ctx, dns, source, trigger) || !s.publish(ctx) {
 		return nil
 	}
 	if ready != nil {
@@ -100,6 +99,29 @@ func (s *Server) Run(ctx context.Context, ready func()) (err error) {
 	}
 }
 
+// begin loads a configuration, trying until ctx ends.
+func (s *Server) begin(ctx context.Context, dns *instance, source *configSource, trigger <-chan struct{}) bool {
+	for {
+		err := s.reload(dns, source)
+		if err == nil {
+			return true
+		}
+		if s.cfg.Idle != nil {
+			s.cfg.Idle(err)
+		}
+		timer := time.NewTimer(retryStart)
+		select {
+		case <-ctx.Done():
+		case <-trigger:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return false
+		}
+	}
+}
+
 // reload loads the configuration as it is now. A bad one is logged and changes
 // nothing; only when nothing runs and nothing else can is that an error.
 func (s *Server) reload(dns *instance, source *configSource) error {
@@ -113,12 +135,21 @@ func (s *Server) reload(dns *instance, source *configSource) error {
 		source.noteUpstream(r)
 	}
 	text, notes, err := rewrite(corefile, custom, env)
+	var refused string
 	if err == nil {
 		// A changed host file must be read again although the text is the same.
 		text = "# upstream " + source.upstream + "\n" + text
-		if text == dns.corefile || text == source.refused {
+		if refused = text; text == dns.corefile {
 			return nil
 		}
+	} else {
+		refused = err.Error()
+	}
+	told := refused == source.refused
+	if told && dns.running != nil {
+		return nil
+	}
+	if err == nil {
 		for _, note := range notes {
 			s.cfg.Log.Info("Corefile adapted", "note", note)
 		}
@@ -127,22 +158,20 @@ func (s *Server) reload(dns *instance, source *configSource) error {
 			s.cfg.Log.Info("DNS configuration loaded", "listen", s.cfg.Listen)
 			return nil
 		}
-		source.refused = text
-	} else if err.Error() == source.refused {
-		return nil
-	} else {
-		source.refused = err.Error()
 	}
-	if dns.running != nil {
+	source.refused = refused
+	switch {
+	case dns.running != nil:
 		s.cfg.Log.Error("DNS configuration not loaded, the one before stays; correct the ConfigMap kube-system/coredns", "err", err)
 		return nil
+	case !told:
+		s.cfg.Log.Error("DNS configuration not loaded; correct the ConfigMap kube-system/coredns", "err", err)
 	}
 	return s.fallBack(dns, env, err)
 }
 
 // fallBack gets DNS to run at a start with a configuration that does not load.
 func (s *Server) fallBack(dns *instance, env surroundings, cause error) error {
-	s.cfg.Log.Error("DNS configuration not loaded; correct the ConfigMap kube-system/coredns", "err", cause)
 	if dns.loadLastGood() == nil {
 		s.cfg.Log.Warn("DNS runs with the last configuration that loaded")
 		return nil
