@@ -204,13 +204,7 @@ func (n *Node) partReady(name string, took time.Duration) {
 // announce tells everyone who asked that the node is up, and who begins a
 // cluster how other machines join it.
 func (n *Node) announce(ctx context.Context, r *replica) {
-	var degraded []string
-	n.board.update(func(s *Status) {
-		if len(s.Degraded) == 0 {
-			s.Ready, s.Reason = true, ""
-		}
-		degraded = s.Degraded
-	})
+	degraded := n.board.start()
 	notes := []string{
 		"kubeconfig " + n.cfg.KubeconfigPath(),
 		"try        sudo moot kubectl get pods -A",

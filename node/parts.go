@@ -31,6 +31,13 @@ const (
 	slowStop  = 30 * time.Second
 )
 
+// The names of the parts that a node can do without for a while.
+const (
+	networkName = "pod network"
+	dnsName     = "DNS"
+	kubeletName = "kubelet"
+)
+
 // startAll starts the parts in the order ARCHITECTURE.md gives.
 func (n *Node) startAll(ctx context.Context, s *stack, keys *pki.Bundle, r *replica, m *membership) error {
 	exits := sched.CatchExits()
@@ -209,7 +216,7 @@ func (n *Node) networkPart(keys *pki.Bundle, r *replica, m *membership) (part, p
 		return part{}, podNetwork{}, err
 	}
 	gateways := make(chan []netip.Addr, 1)
-	return part{name: "pod network", stopWithin: quickStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
+	return part{name: networkName, stopWithin: quickStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
 		return agent.Run(ctx, func(net mootnet.Network) {
 			select {
 			case <-gateways: // of before, which nobody has taken
@@ -223,7 +230,7 @@ func (n *Node) networkPart(keys *pki.Bundle, r *replica, m *membership) (part, p
 
 // dnsPart starts the server anew when it has other addresses to listen on.
 func (n *Node) dnsPart(keys *pki.Bundle, agent *gossip.Agent, pods podNetwork) part {
-	return part{name: "DNS", stopWithin: dnsStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
+	return part{name: dnsName, stopWithin: dnsStop, run: orReady(n.apiOnly, func(ctx context.Context, ready func()) error {
 		doubts := newAddressDoubts(agent, pods.networks)
 		var watch sync.WaitGroup
 		defer watch.Wait()
@@ -262,11 +269,18 @@ func (n *Node) serveDNS(ctx context.Context, keys *pki.Bundle, listen []netip.Ad
 	cfg.NodeName, cfg.Domain, cfg.Kubeconfig, cfg.Log = n.cfg.NodeName, n.cfg.ClusterDomain, keys.DNS, n.log
 	cfg.StateDir = filepath.Join(n.cfg.DataDir, "dns")
 	cfg.RestoreKlog = func() { redirectUpstreamLogs(n.log) }
+	// An API that answers is worth more than one that waits for a port which
+	// another program on this machine has.
+	cfg.Idle = func(err error) {
+		n.board.without(dnsName, err.Error())
+		ready()
+	}
 	server, err := dns.New(cfg)
 	if err != nil {
 		return err
 	}
 	return server.Run(ctx, func() {
+		n.board.without(dnsName, "")
 		ready()
 		if err := n.services.SetServing(dnsHome(), true); err != nil {
 			n.log.Warn("names are asked of other nodes for now", "err", err)
@@ -317,22 +331,17 @@ func (n *Node) kubeletPart(keys *pki.Bundle, members *gossip.Agent) (part, error
 	if err != nil {
 		return part{}, err
 	}
-	return part{name: "kubelet", stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
+	return part{name: kubeletName, stopWithin: slowStop, run: func(ctx context.Context, ready func()) error {
 		if n.cfg.Network == mootnet.ModeNone {
 			// Who installs the network does it through the API of this daemon,
 			// which a service manager would end if it did not become ready.
-			n.board.update(func(s *Status) {
-				s.Degraded = append(s.Degraded, "pod network: with --network none the Node is not ready until a CNI plugin has its configuration in /etc/cni/net.d")
-			})
+			n.board.without(networkName, "with --network none the Node is not ready until a CNI plugin has its configuration in /etc/cni/net.d")
 			ready()
 		}
 		for {
 			err := agent.Run(ctx, func() {
-				n.board.update(func(s *Status) {
-					if len(s.Degraded) > 0 { // it was left out before
-						s.Ready, s.Reason, s.Degraded = true, "", nil
-					}
-				})
+				n.board.without(kubeletName, "")
+				n.board.without(networkName, "")
 				n.tellKubelet(members, false)
 				ready()
 			})
@@ -360,9 +369,7 @@ func (n *Node) tellKubelet(members *gossip.Agent, down bool) {
 // serveAPIOnly lets the start go on without a kubelet, and says why.
 func (n *Node) serveAPIOnly(loop *kubelet.CrashLoopError) {
 	n.log.Error("serving the API without a kubelet", "err", loop)
-	n.board.update(func(s *Status) {
-		s.Ready, s.Reason, s.Degraded = false, loop.Error(), []string{"kubelet: " + loop.Error()}
-	})
+	n.board.without(kubeletName, loop.Error())
 	n.apiOnlyOnce.Do(func() { close(n.apiOnly) })
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -63,12 +64,40 @@ type board struct {
 	mu      sync.Mutex
 	status  Status
 	measure func(*Status) // fills in what changes by itself
+	started bool          // all parts have become ready, or the node goes on without them
 }
 
 func (b *board) measureBy(measure func(*Status)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.measure = measure
+}
+
+// without says why the node does without one of its parts; it has it again when
+// why is empty.
+func (b *board) without(part, why string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status.Degraded = slices.DeleteFunc(b.status.Degraded, func(d string) bool { return strings.HasPrefix(d, part+": ") })
+	if why != "" {
+		b.status.Degraded = append(b.status.Degraded, part+": "+strings.ReplaceAll(why, "\n", "; "))
+	}
+	b.judgeLocked()
+}
+
+// start says that the start is over, and returns what the node does without.
+func (b *board) start() (degraded []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.started = true
+	b.judgeLocked()
+	return slices.Clone(b.status.Degraded)
+}
+
+func (b *board) judgeLocked() {
+	if b.started {
+		b.status.Ready, b.status.Reason = len(b.status.Degraded) == 0, strings.Join(b.status.Degraded, "; ")
+	}
 }
 
 func (b *board) update(change func(*Status)) {
