@@ -59,7 +59,7 @@ without the dashes; the command line wins.`,
 			if err := opts.loadToken(); err != nil {
 				return err
 			}
-			opts.Token = hideArgument(os.Args, opts.Token)
+			opts.Token = hideToken(os.Args, opts.Token)
 			environment := os.Environ()
 			notifier, err := node.TakeNotifier()
 			if err != nil {
