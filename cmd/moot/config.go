@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -159,8 +160,13 @@ func loadConfigFile(flags *pflag.FlagSet, path string, asked bool) error {
 		return fmt.Errorf("read configuration: %w", err)
 	}
 	var settings map[string]any
-	if err := yaml.Unmarshal(data, &settings); err != nil {
+	// A name of digits is not to become a floating-point number.
+	digits := func(d *json.Decoder) *json.Decoder { d.UseNumber(); return d }
+	if err := yaml.Unmarshal(data, &settings, digits); err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
+	}
+	if flags.Changed("token-file") { // it says what the token is, and goes first
+		delete(settings, "token")
 	}
 	for key, value := range settings {
 		flag := flags.Lookup(key)
