@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mootkube/moot/node/backup"
 	"github.com/mootkube/moot/node/pki/rotation"
 )
@@ -119,16 +121,30 @@ func (c Client) Backup(ctx context.Context, path string, progress func(int64)) (
 	summary, err := c.fetchBackup(ctx, file, progress)
 	err = errors.Join(err, file.Close())
 	if err == nil {
-		// A link, unlike a rename, does not replace what came between.
-		if err = os.Link(file.Name(), path); errors.Is(err, fs.ErrExist) {
+		if err = giveName(file.Name(), path, os.Link); errors.Is(err, fs.ErrExist) {
 			err = fmt.Errorf("write %s: it exists already; choose another name", path)
 		}
 	}
-	err = errors.Join(err, os.Remove(file.Name()))
+	if removeErr := os.Remove(file.Name()); !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr)
+	}
 	if err == nil {
 		err = syncDir(filepath.Dir(path))
 	}
 	return summary, err
+}
+
+// giveName makes a file known by another name unless something has it. It may
+// still have the old one then.
+func giveName(path, name string, link func(path, name string) error) error {
+	err := link(path, name)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EOPNOTSUPP) { // FAT has no links, for one
+		err = unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, name, unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
 }
 
 func (c Client) fetchBackup(ctx context.Context, file *os.File, progress func(int64)) (backup.Summary, error) {

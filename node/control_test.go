@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -241,6 +243,25 @@ func fill(t *testing.T, db *store.Store) map[string]string {
 	put(t, db, "/registry/events/default/e1", object("Event", "e1", "gone at a restart"))
 	put(t, db, "/registry/ranges/serviceips", object("RangeAllocation", "", "this node's alone"))
 	return want
+}
+
+func TestBackupGetsItsNameWithoutLinks(t *testing.T) {
+	dir := t.TempDir()
+	temp, name := filepath.Join(dir, "temp"), filepath.Join(dir, "name")
+	noLinks := func(path, name string) error {
+		return &os.LinkError{Op: "link", Old: path, New: name, Err: syscall.EPERM} // as Linux says on FAT
+	}
+	for _, text := range []string{"first", "second"} {
+		if err := os.WriteFile(temp, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := giveName(temp, name, noLinks); text == "first" && err != nil || text == "second" && !errors.Is(err, fs.ErrExist) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if got, err := os.ReadFile(name); err != nil || string(got) != "first" {
+		t.Errorf("it holds %q, %v", got, err)
+	}
 }
 
 func TestBackupAndRestore(t *testing.T) {
