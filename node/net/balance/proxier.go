@@ -323,7 +323,11 @@ func (p *Proxier) SetServing(home types.NamespacedName, serving bool) error {
 	if !p.running {
 		return nil
 	}
-	return p.syncLocked()
+	err := p.syncLocked()
+	if err != nil {
+		p.wake() // for the loop to try again
+	}
+	return err
 }
 
 // HandOver leads the clients of all homes to other nodes.

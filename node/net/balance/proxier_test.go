@@ -126,6 +126,29 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// Who cannot be led elsewhere at once is so as soon as that works.
+func TestSetServingIsTriedAgain(t *testing.T) {
+	p, k := running(t, func(c *Config) { c.Homes = []Home{{Service: webName(), Serving: true}} })
+	p.OnServiceAdd(web(nil))
+	p.OnEndpointSliceAdd(slice(corev1.ProtocolTCP, "n1", "n2"))
+	step(t, p)
+	<-p.kick
+	k.fail = errors.New("the map is full")
+	if err := p.SetServing(webName(), false); err == nil {
+		t.Error("no error")
+	}
+	k.fail = nil
+	select {
+	case <-p.kick:
+		step(t, p)
+	default:
+		t.Error("not tried again")
+	}
+	if got := text(k.holds); got != "TCP 10.43.0.9:80 from inside: 2" {
+		t.Errorf("it leads to\n%s", got)
+	}
+}
+
 // A change touches what it concerns and no more, and a failure is made up for.
 func TestChangesAreSmall(t *testing.T) {
 	p, k := running(t, nil)
