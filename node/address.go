@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/mootkube/moot/node/join"
 )
 
 // standInLink is the interface that holds the node's address while no other
@@ -42,9 +44,14 @@ func (c *Config) savedNodeIPs() []netip.Addr {
 	return saved
 }
 
-// saveNodeIPs keeps the addresses for a start without a network.
+// saveNodeIPs keeps the addresses for a start without a network, which may
+// follow a power cut.
 func (c *Config) saveNodeIPs() error {
-	if err := os.WriteFile(c.nodeIPFile(), []byte(savedText(c.nodeIPs())), 0o600); err != nil {
+	text := savedText(c.nodeIPs())
+	if have, err := os.ReadFile(c.nodeIPFile()); err == nil && string(have) == text {
+		return nil
+	}
+	if err := join.ReplaceFile(c.nodeIPFile(), []byte(text)); err != nil {
 		return fmt.Errorf("keep node addresses: %w", err)
 	}
 	return nil

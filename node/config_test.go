@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -85,6 +86,28 @@ func TestDualStackAddresses(t *testing.T) {
 	}
 	if got := cfg.savedNodeIPs(); fmt.Sprint(got) != fmt.Sprint(cfg.nodeIPs()) {
 		t.Errorf("addresses %v come back as %v", cfg.nodeIPs(), got)
+	}
+}
+
+// What a power cut leaves of a file that is written over may be nothing.
+func TestSavedAddressesAreReplacedAsAWhole(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.DataDir, cfg.NodeIP = t.TempDir(), netip.MustParseAddr("192.0.2.1")
+	if err := cfg.saveNodeIPs(); err != nil {
+		t.Fatal(err)
+	}
+	old := cfg.nodeIPFile() + ".old"
+	if err := os.Link(cfg.nodeIPFile(), old); err != nil {
+		t.Skip(err)
+	}
+	for _, ip := range []string{"192.0.2.1", "192.0.2.2"} {
+		cfg.NodeIP = netip.MustParseAddr(ip)
+		if err := cfg.saveNodeIPs(); err != nil || fmt.Sprint(cfg.savedNodeIPs()) != "["+ip+"]" {
+			t.Errorf("saved %v: %v", cfg.savedNodeIPs(), err)
+		}
+		if text, err := os.ReadFile(old); err != nil || string(text) != "192.0.2.1\n" {
+			t.Errorf("the file of before has %q: %v", text, err)
+		}
 	}
 }
 
