@@ -9,7 +9,9 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -74,11 +76,23 @@ var ErrAddressChanged = errors.New("the node's address has changed")
 // when the stand-in was in use and the default route came up with another
 // address. ready is called once ip is there.
 func holdAddress(ctx context.Context, ip netip.Addr, log *slog.Logger, ready func()) error {
-	addrs, routes, done := make(chan netlink.AddrUpdate, 64), make(chan netlink.RouteUpdate, 64), make(chan struct{})
-	defer close(done)
-	if err := errors.Join(netlink.AddrSubscribe(addrs, done), netlink.RouteSubscribe(routes, done)); err != nil {
-		return fmt.Errorf("watch addresses and routes: %w", err)
+	return holdWatching(ctx, ip, log, ready, watchAddresses)
+}
+
+// holdWatching is holdAddress that learns of changes from watch, whose channel is
+// closed when the context ends or changes were lost.
+func holdWatching(ctx context.Context, ip netip.Addr, log *slog.Logger, ready func(), watch func(context.Context) (<-chan struct{}, error)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	changed, err := watch(ctx)
+	if err != nil {
+		cancel()
+		return err
 	}
+	defer func() {
+		cancel()
+		for range changed { // until it is closed
+		}
+	}()
 	standing, err := standIn(ip)
 	if err != nil {
 		return err
@@ -92,11 +106,17 @@ func holdAddress(ctx context.Context, ip netip.Addr, log *slog.Logger, ready fun
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, open = <-addrs:
-		case _, open = <-routes:
+		case _, open = <-changed:
 		}
-		if !open {
-			return errors.New("watch addresses and routes: the kernel ended it")
+		if !open { // what was missed is looked at below
+			if !pause(ctx, watchRetry) {
+				return nil
+			}
+			again, err := watch(ctx)
+			if err != nil {
+				return err
+			}
+			changed = again
 		}
 		if !standing {
 			continue
@@ -113,6 +133,46 @@ func holdAddress(ctx context.Context, ip netip.Addr, log *slog.Logger, ready fun
 		standing = false
 		log.Info("an interface has the node's address again", "address", ip)
 	}
+}
+
+// watchRetry is the pause before changes are watched again after some were lost.
+const watchRetry = time.Second
+
+// watchAddresses returns a channel that has something when addresses or routes
+// may have changed. It is closed when ctx ends, or when changes were lost: the
+// kernel drops who does not keep up with many at once, or stood still meanwhile.
+func watchAddresses(ctx context.Context) (<-chan struct{}, error) {
+	ctx, stop := context.WithCancel(ctx)
+	addrs, routes := make(chan netlink.AddrUpdate, 64), make(chan netlink.RouteUpdate, 64)
+	if err := errors.Join(netlink.AddrSubscribe(addrs, ctx.Done()), netlink.RouteSubscribe(routes, ctx.Done())); err != nil {
+		stop()
+		return nil, fmt.Errorf("watch addresses and routes: %w", err)
+	}
+	changed := make(chan struct{}, 1)
+	poke := func() {
+		select {
+		case changed <- struct{}{}:
+		default: // one is waiting already
+		}
+	}
+	var both sync.WaitGroup
+	both.Go(func() {
+		defer stop()
+		for range addrs {
+			poke()
+		}
+	})
+	both.Go(func() {
+		defer stop()
+		for range routes {
+			poke()
+		}
+	})
+	go func() {
+		both.Wait()
+		close(changed)
+	}()
+	return changed, nil
 }
 
 // standIn makes the stand-in if it is needed, removes one that is not, and

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -136,5 +137,37 @@ func TestNoStandInWhereItIsNotNeeded(t *testing.T) {
 	}
 	if _, err := netlink.LinkByName(standInLink); err == nil {
 		t.Error("there is a stand-in")
+	}
+}
+
+// A kernel that ends the watch, as it does to who cannot keep up, ends nothing
+// else.
+func TestHoldAddressWatchesAgain(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	watches := make(chan int, 2)
+	watch := func(ctx context.Context) (<-chan struct{}, error) {
+		changed := make(chan struct{})
+		watches <- len(watches)
+		if len(watches) == 1 {
+			close(changed)
+		} else {
+			context.AfterFunc(ctx, func() { close(changed) })
+		}
+		return changed, nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- holdWatching(ctx, netip.MustParseAddr("127.0.0.1"), slog.New(slog.DiscardHandler), func() {}, watch)
+	}()
+	for len(watches) < 2 {
+		select {
+		case err := <-done:
+			t.Fatalf("it ended: %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
