@@ -54,11 +54,13 @@ func (d *departure) Leave(ctx context.Context, say func(string)) error {
 		return err
 	}
 	say("handing over")
-	if err := forgetNode(ctx, client, d.n.cfg.NodeName); err != nil {
+	// From here on it is not given up halfway when who asked for it goes away: a
+	// node without its Node is of no use, and its kubelet makes none.
+	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
+	defer cancel()
+	if err := forgetNode(leaving, client, d.n.cfg.NodeName); err != nil {
 		return err
 	}
-	leaving, cancel := context.WithTimeout(ctx, leaveWithin)
-	defer cancel()
 	d.n.leaving.Store(true) // its own removal is no surprise
 	if err := d.replica.agent.Leave(leaving); err != nil {
 		d.n.leaving.Store(false)
