@@ -265,7 +265,7 @@ func (n *Node) dnsPart(keys *pki.Bundle, agent *gossip.Agent, pods podNetwork) p
 
 func (n *Node) serveDNS(ctx context.Context, keys *pki.Bundle, listen []netip.Addr, doubt func(netip.Addr) int, ready func()) error {
 	cfg := dns.DefaultConfig()
-	cfg.Listen, cfg.Doubt = listen, doubt
+	cfg.Listen, cfg.Service, cfg.Doubt = listen, n.cfg.dnsServiceIPs(), doubt
 	cfg.NodeName, cfg.Domain, cfg.Kubeconfig, cfg.Log = n.cfg.NodeName, n.cfg.ClusterDomain, keys.DNS, n.log
 	cfg.StateDir = filepath.Join(n.cfg.DataDir, "dns")
 	cfg.RestoreKlog = func() { redirectUpstreamLogs(n.log) }

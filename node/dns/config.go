@@ -12,6 +12,7 @@ import (
 type Config struct {
 	NodeName   string
 	Listen     []netip.Addr // addresses on this host, port 53 by the default Corefile; pods must reach them
+	Service    []netip.Addr // addresses of the Service that leads here
 	Domain     string       // the cluster's domain
 	Kubeconfig string       // of a member of pki.GroupDNS, see [Objects]
 	StateDir   string       // where the last configuration that loaded is kept

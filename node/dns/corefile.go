@@ -39,7 +39,7 @@ import custom/*.server
 type surroundings struct {
 	listen     []netip.Addr
 	kubeconfig string
-	resolvConf string // the host's, "" if it has no nameserver
+	upstream   []string // in place of the host's resolver configuration; none if it has no nameserver
 }
 
 // maxCorefile bounds what is parsed. A ConfigMap holds 1 MiB at most.
@@ -160,7 +160,7 @@ func adapt(directives map[string][]caddyfile.Token, env surroundings) (notes []s
 		directives[waryName] = waryOf(tokens)
 	}
 	if tokens, used := directives["forward"]; used {
-		forward, dropped := withUpstream(tokens, env.resolvConf)
+		forward, dropped := withUpstream(tokens, env.upstream)
 		if dropped {
 			notes = append(notes, "plugin forward left out: the host has no nameserver")
 		}
@@ -205,19 +205,23 @@ func waryOf(kubernetes []caddyfile.Token) []caddyfile.Token {
 }
 
 // withUpstream points the forward directives that name the host's resolver
-// configuration at the file that really has it, and drops them when none has.
-func withUpstream(tokens []caddyfile.Token, resolvConf string) (out []caddyfile.Token, dropped bool) {
+// configuration at what it really leads to, and drops them when that is nothing.
+func withUpstream(tokens []caddyfile.Token, upstream []string) (out []caddyfile.Token, dropped bool) {
 	for _, directive := range splitDirectives("forward", tokens) {
 		hostConf := slices.IndexFunc(directive, func(t caddyfile.Token) bool { return isHostResolvConf(t.Text) })
-		if hostConf >= 0 && resolvConf == "" {
+		if hostConf >= 0 && len(upstream) == 0 {
 			dropped = true
 			continue
 		}
 		for _, t := range directive {
-			if isHostResolvConf(t.Text) {
-				t.Text = resolvConf
+			if !isHostResolvConf(t.Text) {
+				out = append(out, t)
+				continue
 			}
-			out = append(out, t)
+			for _, to := range upstream {
+				t.Text = to
+				out = append(out, t)
+			}
 		}
 	}
 	return out, dropped

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,7 +17,7 @@ func testSurroundings() surroundings {
 	return surroundings{
 		listen:     []netip.Addr{netip.MustParseAddr("10.42.0.1")},
 		kubeconfig: "/var/lib/moot/dns.kubeconfig",
-		resolvConf: "/run/systemd/resolve/resolv.conf",
+		upstream:   []string{"/run/systemd/resolve/resolv.conf"},
 	}
 }
 
@@ -90,7 +91,14 @@ func TestRewriteStockCorefile(t *testing.T) {
 	}
 
 	env := testSurroundings()
-	env.resolvConf = ""
+	env.upstream = []string{"192.0.2.7", "2001:db8::7"}
+	if out, _, err = rewrite("a.test {\n forward . /etc/resolv.conf {\n prefer_udp\n }\n}", nil, env); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(words(parsed(t, out)[0].Tokens["forward"]), " "); got != "forward . 192.0.2.7 2001:db8::7 { prefer_udp }" {
+		t.Errorf("forward to nameservers: %q", got)
+	}
+	env.upstream = nil
 	out, notes, err = rewrite(stock, nil, env)
 	if err != nil || !slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, "no nameserver") }) {
 		t.Fatalf("notes %q, err %v", notes, err)
@@ -226,13 +234,20 @@ func TestPickResolver(t *testing.T) {
 		"none":            {[]string{empty, filepath.Join(dir, "missing")}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, ok := pickResolver(tc.files)
+			r, ok := pickResolver(tc.files, nil)
 			if r.path != tc.want || ok != (tc.want != "") {
 				t.Fatalf("picked %+v, %v, want %q", r, ok, tc.want)
 			}
 		})
 	}
 	clusterDNS := netip.MustParseAddr("10.43.0.10")
+	both, itself := file("both", "nameserver 10.43.0.10\nnameserver 192.0.2.1\n"), file("itself", "nameserver 10.43.0.10\n")
+	for path, want := range map[string]string{real1: "[" + real1 + "] true", both: "[192.0.2.1] true", itself: "[] false"} {
+		r, ok := pickResolver([]string{path}, []netip.Addr{clusterDNS})
+		if got := fmt.Sprint(r.upstream(), ok); ok && got != want || !ok && want != "[] false" {
+			t.Errorf("of %s it asks %s, want %s", path, got, want)
+		}
+	}
 	if path, err := PodResolvConf([]string{stub, real1}, dir, clusterDNS); err != nil || path != real1 {
 		t.Errorf("pods get %s, %v, want %s", path, err, real1)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -39,29 +40,47 @@ func nameservers(conf []byte) []netip.Addr {
 type resolver struct {
 	path    string
 	servers []netip.Addr
+	partly  bool // not all nameservers in it are to be asked
 }
 
 // pickResolver chooses among files: the first with a nameserver that is not on
 // the loopback interface, else the first with any. In the second case pods cannot
-// use it, only the host itself. With no nameserver at all it returns false.
-func pickResolver(files []string) (r resolver, ok bool) {
+// use it, only the host itself. With no nameserver at all it returns false. The
+// addresses in own are no nameservers: a host that resolves the cluster's names
+// has them among its own, and what they ask would come back to them.
+func pickResolver(files []string, own []netip.Addr) (r resolver, ok bool) {
 	for _, path := range files {
 		raw, err := os.ReadFile(path)
 		if err != nil {
 			continue
 		}
-		servers := nameservers(raw)
-		if len(servers) == 0 {
+		all := nameservers(raw)
+		found := resolver{path: path, servers: slices.DeleteFunc(slices.Clone(all), func(a netip.Addr) bool { return slices.Contains(own, a.Unmap()) })}
+		found.partly = len(found.servers) < len(all)
+		if len(found.servers) == 0 {
 			continue
 		}
-		if reachableFromPods(servers) {
-			return resolver{path: path, servers: servers}, true
+		if reachableFromPods(found.servers) {
+			return found, true
 		}
 		if !ok {
-			r, ok = resolver{path: path, servers: servers}, true
+			r, ok = found, true
 		}
 	}
 	return r, ok
+}
+
+// upstream is the configuration as the directive forward takes it: the file, or
+// the nameservers in it that are to be asked.
+func (r resolver) upstream() []string {
+	if !r.partly {
+		return []string{r.path}
+	}
+	out := make([]string, 0, len(r.servers))
+	for _, a := range r.servers {
+		out = append(out, a.String())
+	}
+	return out
 }
 
 func reachableFromPods(servers []netip.Addr) bool {
@@ -78,7 +97,7 @@ func reachableFromPods(servers []netip.Addr) bool {
 // it, else one that it writes below dir and that names the cluster's own DNS,
 // which asks the host's resolver on their behalf.
 func PodResolvConf(files []string, dir string, clusterDNS netip.Addr) (string, error) {
-	r, ok := pickResolver(files)
+	r, ok := pickResolver(files, nil)
 	if ok && reachableFromPods(r.servers) {
 		return r.path, nil
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -130,8 +131,8 @@ func (s *Server) reload(dns *instance, source *configSource) error {
 		corefile = DefaultCorefile(s.cfg.Domain)
 	}
 	env := surroundings{listen: s.cfg.Listen, kubeconfig: s.cfg.Kubeconfig}
-	if r, ok := pickResolver(s.cfg.ResolvConf); ok {
-		env.resolvConf = r.path
+	if r, ok := pickResolver(s.cfg.ResolvConf, slices.Concat(s.cfg.Service, s.cfg.Listen)); ok {
+		env.upstream = r.upstream()
 		source.noteUpstream(r)
 	}
 	text, notes, err := rewrite(corefile, custom, env)
