@@ -44,10 +44,17 @@ func (c *Config) CheckArgs() error {
 		return fmt.Errorf("make controller options: %w", err)
 	}
 	known, off, aliases := kcmapp.KnownControllers(), kcmapp.ControllersDisabledByDefault(), kcmapp.ControllerAliases()
-	return errors.Join(
+	errs := []error{
 		c.controllerFlags("").parse(options.Flags(known, off, aliases), c.ControllerArgs),
 		schedulerFlags("").parse(*schedoptions.NewOptions().Flags, c.SchedulerArgs),
-	)
+	}
+	for _, arg := range c.SchedulerArgs {
+		if name, path, _ := strings.Cut(strings.TrimLeft(arg, "-"), "="); name == "config" {
+			_, err := readSchedulerConfig(path)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // component is an upstream program whose flags are set here.

@@ -78,9 +78,9 @@ func TestCheckArgs(t *testing.T) {
 	if err := cfg.CheckArgs(); err != nil {
 		t.Error(err)
 	}
-	cfg.ControllerArgs, cfg.SchedulerArgs = []string{"node-monitor-grace-period=7"}, []string{"nonsense"}
+	cfg.ControllerArgs, cfg.SchedulerArgs = []string{"node-monitor-grace-period=7"}, []string{"nonsense", "config=/not/there.yaml"}
 	err := cfg.CheckArgs()
-	for _, want := range []string{"--controller-arg: ", "--scheduler-arg nonsense: "} {
+	for _, want := range []string{"--controller-arg: ", "--scheduler-arg nonsense: ", "--scheduler-arg config: "} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q in it", err, want)
 		}

@@ -51,6 +51,18 @@ func (t *term) runScheduler(ctx context.Context) error {
 	return schedapp.Run(ctx, config, scheduler)
 }
 
+func readSchedulerConfig(path string) (map[string]any, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("--scheduler-arg config: %w", err)
+	}
+	config := map[string]any{}
+	if err := yaml.Unmarshal(data, &config); err != nil {
+		return nil, fmt.Errorf("--scheduler-arg config %s: %w", path, err)
+	}
+	return config, nil
+}
+
 // ownSchedulerConfig replaces the file in a "config" argument by a copy that
 // goes through the gate: with a file, upstream takes the connection from there.
 func (t *term) ownSchedulerConfig(args []string, kubeconfig string) ([]string, error) {
@@ -60,13 +72,9 @@ func (t *term) ownSchedulerConfig(args []string, kubeconfig string) ([]string, e
 		if name != "config" {
 			continue
 		}
-		data, err := os.ReadFile(path)
+		config, err := readSchedulerConfig(path)
 		if err != nil {
-			return nil, fmt.Errorf("--scheduler-arg config: %w", err)
-		}
-		config := map[string]any{}
-		if err := yaml.Unmarshal(data, &config); err != nil {
-			return nil, fmt.Errorf("--scheduler-arg config %s: %w", path, err)
+			return nil, err
 		}
 		connection, ok := config["clientConnection"].(map[string]any)
 		if !ok {
@@ -75,7 +83,8 @@ func (t *term) ownSchedulerConfig(args []string, kubeconfig string) ([]string, e
 		connection["kubeconfig"] = kubeconfig
 		config["clientConnection"] = connection
 		config["leaderElection"] = map[string]any{"leaderElect": false}
-		if data, err = yaml.Marshal(config); err != nil {
+		data, err := yaml.Marshal(config)
+		if err != nil {
 			return nil, fmt.Errorf("--scheduler-arg config %s: %w", path, err)
 		}
 		if path, err = t.write("scheduler.yaml", data); err != nil {
