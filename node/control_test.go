@@ -336,6 +336,34 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
+func TestRestoredObjectsHaveTheOwnersOfNow(t *testing.T) {
+	d := newDaemon(t)
+	d.control.open(d.controls)
+	const owner, owned = "/registry/apps/d/a", "/registry/secrets/d/s"
+	made := func(uid, of string) string {
+		return fmt.Sprintf(`{"apiVersion":"v1","metadata":{"ownerReferences":[{"uid":%q}],"uid":%q}}`, of, uid)
+	}
+	put(t, d.db, owner, made("old", "x"))
+	put(t, d.db, owned, made("s", "old"))
+	path := filepath.Join(t.TempDir(), "backup")
+	if _, err := d.Backup(t.Context(), path, func(int64) {}); err != nil {
+		t.Fatal(err)
+	}
+	put(t, d.db, owner, made("new", "x"))
+	if _, err := d.db.Txn(t.Context(), store.Txn{Then: []store.Op{{Kind: store.OpDelete, Key: []byte(owned)}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Restore(t.Context(), path, false, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{owner: made("new", "x"), owned: made("s", "new")} {
+		found, err := d.db.Range(t.Context(), store.RangeRequest{Key: []byte(key)})
+		if err != nil || len(found.KVs) != 1 || string(found.KVs[0].Value) != want {
+			t.Errorf("%s: %+v, want %s: %v", key, found.KVs, want, err)
+		}
+	}
+}
+
 func TestRestoreIntoLiving(t *testing.T) {
 	d := newDaemon(t)
 	d.control.open(d.controls)

@@ -74,12 +74,40 @@ type mergeStore interface {
 // mergeBackup puts what is missing or different, a key at a time and only if
 // nothing else wrote it meanwhile. Nothing is removed.
 func mergeBackup(ctx context.Context, s mergeStore, file io.ReadSeeker, report *restoreReport, say func(string)) error {
+	others := map[string]string{} // identities of objects that were made anew, by those of then
+	err := eachKey(file, func(key, came []byte) error {
+		have, err := s.Range(ctx, store.RangeRequest{Key: key})
+		if err != nil || len(have.KVs) == 0 {
+			return err
+		}
+		if then, now := backup.UID(came), backup.UID(have.KVs[0].Value); then != "" && now != "" && then != now {
+			others[then] = now
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	told := time.Now()
+	return eachKey(file, func(key, came []byte) error {
+		if err := mergeKey(ctx, s, key, backup.WithOwners(came, others), report); err != nil {
+			return err
+		}
+		if time.Since(told) > progressEvery {
+			told = time.Now()
+			say(report.String())
+		}
+		return nil
+	})
+}
+
+// eachKey calls do for every key of a backup that has proved whole.
+func eachKey(file io.ReadSeeker, do func(key, value []byte) error) error {
 	in, err := verified(file)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	told := time.Now()
 	for {
 		key, value, err := in.Next()
 		if errors.Is(err, io.EOF) {
@@ -88,12 +116,8 @@ func mergeBackup(ctx context.Context, s mergeStore, file io.ReadSeeker, report *
 		if err != nil {
 			return err
 		}
-		if err := mergeKey(ctx, s, key, value, report); err != nil {
+		if err := do(key, value); err != nil {
 			return fmt.Errorf("restore %s: %w", key, err)
-		}
-		if time.Since(told) > progressEvery {
-			told = time.Now()
-			say(report.String())
 		}
 	}
 }

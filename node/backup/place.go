@@ -63,6 +63,37 @@ func Place(key string, came, held []byte, uid string) ([]byte, Verdict) {
 	return object.over(present)
 }
 
+// UID is the identity of an object, empty when value is none.
+func UID(value []byte) string {
+	object, _ := decodeObject(value)
+	uid, _ := object.metadata["uid"].(string)
+	return uid
+}
+
+// WithOwners is an object of a backup whose owners have the identities of now,
+// by those of then, where they were made anew: with owners that are not there it
+// would be deleted as soon as it is back. It is value itself where nothing is to
+// be changed.
+func WithOwners(value []byte, now map[string]string) []byte {
+	if len(now) == 0 {
+		return value
+	}
+	object, _ := decodeObject(value)
+	owners, _ := object.metadata["ownerReferences"].([]any)
+	changed := false
+	for _, owner := range owners {
+		fields, _ := owner.(map[string]any)
+		uid, _ := fields["uid"].(string)
+		if other, ok := now[uid]; ok {
+			fields["uid"], changed = other, true
+		}
+	}
+	if !changed {
+		return value
+	}
+	return object.encode()
+}
+
 // storedObject is a Kubernetes object as the store has it. Numbers keep their
 // text.
 type storedObject struct {

@@ -92,6 +92,22 @@ func TestPlace(t *testing.T) {
 	}
 }
 
+func TestWithOwners(t *testing.T) {
+	const object = `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"s","ownerReferences":[{"uid":"b"},{"uid":"%s"}],"uid":"x"}}`
+	came := fmt.Sprintf(object, "old")
+	if got, want := string(WithOwners([]byte(came), map[string]string{"old": "new", "x": "y"})), fmt.Sprintf(object, "new"); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	for _, same := range []string{came, "text", `{"metadata":{"ownerReferences":[1,{"uid":2}]}}`, `{"apiVersion":"v1"}`} {
+		if got := string(WithOwners([]byte(same), map[string]string{"other": "new"})); got != same {
+			t.Errorf("%s became %s", same, got)
+		}
+	}
+	if got := UID([]byte(came)) + UID([]byte("text")); got != "x" {
+		t.Errorf("UID %q", got)
+	}
+}
+
 func FuzzPlace(f *testing.F) {
 	f.Add("/registry/pods/d/p", `{"apiVersion":"v1","metadata":{"ownerReferences":[1]},"spec":[],"status":1}`, `{"apiVersion":"v1"}`)
 	f.Fuzz(func(t *testing.T, key, came, held string) {
