@@ -57,9 +57,6 @@ func (i *instance) load(corefile string) (err error) {
 		next, err = i.running.Restart(input)
 	}
 	if err != nil {
-		if i.running == nil && next != nil { // what of it has started
-			_ = stopInstance(next)
-		}
 		return fmt.Errorf("load Corefile: %w", err)
 	}
 	i.running, i.corefile = next, corefile
@@ -82,12 +79,8 @@ func (i *instance) stop() error {
 	if i.running == nil {
 		return nil
 	}
-	err := stopInstance(i.running)
+	errs := i.running.ShutdownCallbacks()
+	errs = append(errs, i.running.Stop())
 	i.running = nil
-	return err
-}
-
-func stopInstance(i *caddy.Instance) error {
-	errs := i.ShutdownCallbacks()
-	return errors.Join(append(errs, i.Stop())...)
+	return errors.Join(errs...)
 }

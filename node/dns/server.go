@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	stdnet "net"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -31,6 +33,7 @@ const (
 type Server struct {
 	cfg    Config
 	client kubernetes.Interface
+	probe  func(listen []netip.Addr) error // whether the ports can be had
 }
 
 // New returns a server. It starts nothing.
@@ -46,7 +49,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build DNS client: %w", err)
 	}
-	return &Server{cfg: cfg, client: client}, nil
+	return &Server{cfg: cfg, client: client, probe: probePorts}, nil
 }
 
 // Run serves until ctx ends, and then returns nil. The listen addresses must be
@@ -102,10 +105,19 @@ func (s *Server) Run(ctx context.Context, ready func()) (err error) {
 
 // begin loads a configuration, trying until ctx ends.
 func (s *Server) begin(ctx context.Context, dns *instance, source *configSource, trigger <-chan struct{}) bool {
+	told := ""
 	for {
-		err := s.reload(dns, source)
+		// CoreDNS leaves behind what it has started before it finds a port taken.
+		err := s.probe(s.cfg.Listen)
+		if err == nil {
+			err = s.reload(dns, source)
+		}
 		if err == nil {
 			return true
+		}
+		if told != err.Error() {
+			told = err.Error()
+			s.cfg.Log.Error("DNS does not answer on this node, trying again", "err", err)
 		}
 		if s.cfg.Idle != nil {
 			s.cfg.Idle(err)
@@ -121,6 +133,28 @@ func (s *Server) begin(ctx context.Context, dns *instance, source *configSource,
 			return false
 		}
 	}
+}
+
+// probePorts says why one of the ports cannot be had, if so.
+func probePorts(listen []netip.Addr) error {
+	for _, addr := range listen {
+		at := netip.AddrPortFrom(addr, port)
+		packets, err := stdnet.ListenUDP("udp", stdnet.UDPAddrFromAddrPort(at))
+		if err == nil {
+			err = packets.Close()
+		}
+		if err != nil {
+			return err
+		}
+		streams, err := stdnet.ListenTCP("tcp", stdnet.TCPAddrFromAddrPort(at))
+		if err == nil {
+			err = streams.Close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // reload loads the configuration as it is now. A bad one is logged and changes

@@ -2,9 +2,11 @@ package dns
 
 import (
 	"context"
+	"errors"
 	stdnet "net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,11 +32,17 @@ func TestServerWaitsForItsPort(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.NodeName, cfg.Listen, cfg.StateDir = "n1", []netip.Addr{netip.MustParseAddr("127.0.0.1")}, t.TempDir()
 	cfg.Kubeconfig = cfg.StateDir + "/none"
-	cfg.Domain = "{" // so that the built-in configuration does not load
 	cfg.Idle = func(err error) { idle <- err }
+	probe := func([]netip.Addr) error {
+		l, err := stdnet.Listen("tcp", addr.String())
+		if err != nil {
+			return err
+		}
+		return l.Close()
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- (&Server{cfg: cfg, client: client}).Run(ctx, nil) }()
+	go func() { done <- (&Server{cfg: cfg, client: client, probe: probe}).Run(ctx, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -76,5 +84,22 @@ func touch(t *testing.T, client *fake.Clientset) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestProbePorts(t *testing.T) {
+	free := loopback.Addr(t).Addr()
+	taken, err := stdnet.ListenUDP("udp", stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.IPv4Unspecified(), port)))
+	if err != nil {
+		t.Skipf("port %d cannot be had: %v", port, err)
+	}
+	if err := probePorts([]netip.Addr{free}); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("with a server on all addresses: %v", err)
+	}
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := probePorts([]netip.Addr{free}); err != nil {
+		t.Error(err)
 	}
 }
