@@ -6,9 +6,11 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/mootkube/moot/gossip"
 	"github.com/mootkube/moot/gossip/crdt"
 	"github.com/mootkube/moot/node/join"
 	"github.com/mootkube/moot/node/pki"
@@ -96,9 +98,16 @@ func TestNumberGivenTwice(t *testing.T) {
 	if saved, err := a.cfg.loadMembership(); err != nil || saved.Number != number {
 		t.Errorf("the next start would take number %d: %v", saved.Number, err)
 	}
-	for _, m := range a.replica.agent.Members() {
-		if m.Self && m.Number != number {
-			t.Errorf("members are told number %d, want %d", m.Number, number)
+	changed, cancel := a.replica.agent.Subscribe()
+	defer cancel()
+	told := func() bool {
+		return slices.ContainsFunc(a.replica.agent.Members(), func(m gossip.Member) bool { return m.Self && m.Number == number })
+	}
+	for !told() {
+		select {
+		case <-changed:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("members are not told number %d: %+v", number, a.replica.agent.Members())
 		}
 	}
 }
