@@ -44,6 +44,9 @@ type Config struct {
 	// member already. Token is what proves the one to the other.
 	Join  string
 	Token string
+	// ShowToken has the first node of a cluster print a token to join with. It
+	// is for a terminal: what a service prints is kept in a log.
+	ShowToken bool
 
 	APIPort int      // TCP port of the Kubernetes API
 	TLSSANs []string // further names and addresses in the API's certificate

@@ -69,8 +69,12 @@ func (n *Node) takeKeys(r *replica) error {
 	return r.agent.SetKeys(keys)
 }
 
-// joinCommand makes a token and the command another machine joins with.
+// joinCommand makes a token and the command another machine joins with, or is
+// the command that makes them.
 func (n *Node) joinCommand(ctx context.Context, r *replica) (string, error) {
+	if !n.cfg.ShowToken {
+		return "sudo moot token create   (and on the other machine what it prints)", nil
+	}
 	pin, err := r.identity.Pin()
 	if err != nil {
 		return "", err

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -131,5 +132,19 @@ func TestRemovedWhileItRan(t *testing.T) {
 	a.enroll(t, join.Registration{Name: "n1", Number: 7, Machine: "another", Joined: time.Now()})
 	if err := a.register(t.Context(), a.replica, a.member); !isOut(err) {
 		t.Errorf("with its name given away: %v", err)
+	}
+}
+
+func TestTokenIsForTerminals(t *testing.T) {
+	a := newAlone(t)
+	for _, show := range []bool{false, true} {
+		a.cfg.ShowToken = show
+		command, err := a.joinCommand(t.Context(), a.replica)
+		if err != nil || strings.Contains(command, "--token moot1.") != show {
+			t.Errorf("shown %v: %q, %v", show, command, err)
+		}
+	}
+	if list, err := a.replica.tokens.List(t.Context()); err != nil || len(list) != 1 {
+		t.Errorf("tokens %v: %v", list, err)
 	}
 }

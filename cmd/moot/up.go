@@ -31,8 +31,9 @@ containerd and kubelet in this one process. It prints a line as each part is
 ready, then READY. Ctrl-C or SIGTERM stops the daemon; pods run on, and the
 next moot up takes them over.
 
-The first machine begins a cluster and prints the command that others join it
-with. A machine that is a member already ignores --join and the token.
+The first machine begins a cluster and, on a terminal, prints the command that
+others join it with. A machine that is a member already ignores --join and the
+token.
 
 Every flag can also stand in ` + defaultConfigFile + ` by the same name
 without the dashes; the command line wins.`,
@@ -60,6 +61,7 @@ without the dashes; the command line wins.`,
 				return err
 			}
 			opts.Token = hideToken(os.Args, opts.Token)
+			opts.ShowToken = isTerminal(os.Stdout)
 			environment := os.Environ()
 			notifier, err := node.TakeNotifier()
 			if err != nil {
@@ -85,6 +87,11 @@ without the dashes; the command line wins.`,
 	}
 	opts.addFlags(cmd.Flags())
 	return cmd
+}
+
+func isTerminal(file *os.File) bool {
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func printProgress(e node.Progress, began time.Time) {
