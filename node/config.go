@@ -44,8 +44,8 @@ type Config struct {
 	// member already. Token is what proves the one to the other.
 	Join  string
 	Token string
-	// ShowToken has the first node of a cluster print a token to join with. It
-	// is for a terminal: what a service prints is kept in a log.
+	// ShowToken has the first node of a cluster print a token to join with, which
+	// is not for a log that others may read.
 	ShowToken bool
 
 	APIPort int      // TCP port of the Kubernetes API

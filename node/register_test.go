@@ -135,7 +135,7 @@ func TestRemovedWhileItRan(t *testing.T) {
 	}
 }
 
-func TestTokenIsForTerminals(t *testing.T) {
+func TestTokenIsShownWhereItMay(t *testing.T) {
 	a := newAlone(t)
 	for _, show := range []bool{false, true} {
 		a.cfg.ShowToken = show

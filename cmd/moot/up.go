@@ -31,9 +31,9 @@ containerd and kubelet in this one process. It prints a line as each part is
 ready, then READY. Ctrl-C or SIGTERM stops the daemon; pods run on, and the
 next moot up takes them over.
 
-The first machine begins a cluster and, on a terminal, prints the command that
-others join it with. A machine that is a member already ignores --join and the
-token.
+The first machine begins a cluster and prints the command that others join it
+with, but not into systemd's journal. A machine that is a member already ignores
+--join and the token.
 
 Every flag can also stand in ` + defaultConfigFile + ` by the same name
 without the dashes; the command line wins.`,
@@ -61,7 +61,7 @@ without the dashes; the command line wins.`,
 				return err
 			}
 			opts.Token = hideToken(os.Args, opts.Token)
-			opts.ShowToken = isTerminal(os.Stdout)
+			opts.ShowToken = !inJournal(os.Stdout, os.Getenv("JOURNAL_STREAM"))
 			environment := os.Environ()
 			notifier, err := node.TakeNotifier()
 			if err != nil {
@@ -89,9 +89,16 @@ without the dashes; the command line wins.`,
 	return cmd
 }
 
-func isTerminal(file *os.File) bool {
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+// inJournal says whether the output goes to systemd's journal, by what
+// systemd.exec(5) says of JOURNAL_STREAM: programs that a service starts inherit
+// it whatever their output is.
+func inJournal(output *os.File, stream string) bool {
+	info, err := output.Stat()
+	if err != nil {
+		return false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && stream == fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
 }
 
 func printProgress(e node.Progress, began time.Time) {
