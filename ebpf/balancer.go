@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -77,7 +78,7 @@ func Open(cfg Config) (*Balancer, error) {
 	if err := os.MkdirAll(cfg.Pins, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory for pins: %w", err)
 	}
-	coll, fresh, err := loadSockets(cfg)
+	coll, err := loadSockets(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -89,35 +90,68 @@ func Open(cfg Config) (*Balancer, error) {
 	if err := b.adopt(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	if !fresh {
-		if err := b.attach(); err != nil {
-			return nil, errors.Join(err, b.Close())
-		}
+	wait, err := b.othersServe()
+	if err == nil && !wait {
+		err = b.attach()
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
 }
 
-// loadSockets also says whether maps of another layout were left to the programs
-// that use them.
-func loadSockets(cfg Config) (coll *ebpf.Collection, fresh bool, err error) {
+func loadSockets(cfg Config) (*ebpf.Collection, error) {
 	opts := ebpf.CollectionOptions{Maps: ebpf.MapOptions{PinPath: cfg.Pins}}
 	spec, err := sockSpec(cfg.Pins)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	coll, err = load("socket programs", spec, opts)
+	coll, err := load("socket programs", spec, opts)
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
 		cfg.Log.Info("maps are made anew: their layout is another", "err", err)
-		fresh = true
 		if err := removePins(cfg.Pins, sharedMaps[:]); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		if spec, err = sockSpec(cfg.Pins); err != nil { // what is not pinned any more has no say in sizes
-			return nil, false, err
+			return nil, err
 		}
 		coll, err = load("socket programs", spec, opts)
 	}
-	return coll, fresh, err
+	return coll, err
+}
+
+// othersServe says whether the programs that are attached use maps of another
+// layout. The pins do not tell: those of the maps made anew may be of a process
+// that ended before it had filled them.
+func (b *Balancer) othersServe() (bool, error) {
+	l, err := link.LoadPinnedLink(filepath.Join(b.cfg.Pins, sockPrefix+"connect4"), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("load pinned link: %w", err)
+	}
+	defer func() { _ = l.Close() }()
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("read pinned link: %w", err)
+	}
+	prog, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return false, fmt.Errorf("find attached program: %w", err)
+	}
+	defer func() { _ = prog.Close() }()
+	used, err := prog.Info()
+	if err != nil {
+		return false, fmt.Errorf("read attached program: %w", err)
+	}
+	ours, err := b.coll.Maps["moot_services"].Info()
+	if err != nil {
+		return false, fmt.Errorf("read map: %w", err)
+	}
+	maps, _ := used.MapIDs()
+	id, ok := ours.ID()
+	return ok && !slices.Contains(maps, id), nil
 }
 
 // sockSpec is what the socket programs are loaded from, in this network namespace.

@@ -37,6 +37,13 @@ func TestMapsOfAnotherLayoutAreReplacedWithoutAGap(t *testing.T) {
 	if _, got := connect(t, "tcp", "10.43.0.50:80"); got != "10.42.0.2" {
 		t.Errorf("before the maps are filled: %s", got)
 	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b = openNode(t, cfg) // a daemon that ended before it had filled them
+	if _, got := connect(t, "tcp", "10.43.0.50:80"); got != "10.42.0.2" {
+		t.Errorf("before the maps are filled, opened again: %s", got)
+	}
 	if err := b.Resync(map[Frontend]Service{f: {Backends: []Backend{two}}}); err != nil {
 		t.Fatal(err)
 	}
