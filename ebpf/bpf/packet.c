@@ -252,21 +252,25 @@ static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 no
 	struct frontend_key fk;
 	struct backend to = {};
 	struct frontend *front = find(&w->p, &fk);
-	struct service read, *svc;
+	struct service read = {}, *svc;
 	int allowed = 0, took = 0;
 	__u32 h;
 
+	/* As for sockets: another entry may have its memory by now, or half of it. */
 	for (int i = 0; front && i < TRIES; i++) {
+		__u32 set = front->service.set;
 		struct frontend *again;
 
+		front = bpf_map_lookup_elem(&moot_services, &fk);
+		if (!front || front->service.set != set)
+			continue;
 		read = front->service;
 		allowed = let_in(&read, &w->p.key.src);
 		took = allowed && read.slots && choose(&w->p, &read, front, &fk, now, &to);
-		/* As for sockets: another entry may have its memory by now. */
 		again = bpf_map_lookup_elem(&moot_services, &fk);
-		if (again && again->service.set == read.set)
+		if (again && again->service.set == set)
 			break;
-		took = 0;
+		allowed = took = 0;
 		front = again;
 	}
 	if (!front) {

@@ -54,14 +54,15 @@ static __always_inline struct frontend *find(struct bpf_sock_addr *ctx, struct f
 }
 
 /* The kernel may give the memory of an entry to another as soon as the entry is
- * replaced. So what was read holds only if afterwards the frontend still has the
- * set that was read: a number that no other has, with slots that are deleted only
- * after it is replaced. */
-static __always_inline int held(const struct frontend_key *key, const struct service *read)
+ * replaced, also to the next of the same frontend but one. So what is read holds
+ * only if the set is known before, and two look-ups still find it, one before and
+ * one after: a number that is written once, with slots that are deleted only after
+ * it is replaced. Who finds it in one look-up only may have seen it half written. */
+static __always_inline struct frontend *again(const struct frontend_key *key, __u32 set)
 {
 	struct frontend *now = bpf_map_lookup_elem(&moot_services, key);
 
-	return now && now->service.set == read->set;
+	return now && now->service.set == set ? now : 0;
 }
 
 static __always_inline int still_serves(const struct service *svc, const struct affinity *last)
@@ -143,16 +144,21 @@ static __always_inline int serve(struct bpf_sock_addr *ctx, const struct addr *a
 		return 0;
 	front = find(ctx, &key);
 	for (int i = 0; front && i < TRIES; i++) {
-		struct service read = front->service;
-		int took = read.slots && take(ctx, &read, front, to);
+		__u32 set = front->service.set;
 
-		if (held(&key, &read)) {
-			if (took) {
-				remember(ctx, to, addr, (__be16)ctx->user_port, key.proto);
-				return 1;
+		front = again(&key, set);
+		if (front) {
+			struct service read = front->service;
+			int took = read.slots && take(ctx, &read, front, to);
+
+			if (again(&key, set)) {
+				if (took) {
+					remember(ctx, to, addr, (__be16)ctx->user_port, key.proto);
+					return 1;
+				}
+				if (!read.slots)
+					return read.flags & SERVICE_DROP ? -TIMED_OUT : -REFUSED;
 			}
-			if (!read.slots)
-				return read.flags & SERVICE_DROP ? -TIMED_OUT : -REFUSED;
 		}
 		front = bpf_map_lookup_elem(&moot_services, &key);
 	}
