@@ -2,11 +2,15 @@ package ebpf
 
 import (
 	"errors"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -95,4 +99,74 @@ func TestClientsOfOtherRangesAreKeptOut(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A packet with a VLAN's tag comes by the VLAN's own device, too, which is where it
+// is balanced: by this one its answer would leave without the tag.
+func TestTaggedPacketsAreLeftToTheirDevice(t *testing.T) {
+	l := newLab(t, false)
+	p := l.open(false, false, nil)
+	defer l.close(p)
+	to := netip.MustParseAddr(addrOf["a"][0])
+	serve(t, p, Frontend{anyAddr(0), TCP, Outside}, Service{Backends: []Backend{onPod("podb", 0)}}, 1, 1)
+	link := slices.Concat(l.hardware("a", "eth0"), l.hardware("out", "eth0"))
+	for i, tag := range [][]byte{{0x81, 0x00, 0x00, 5}, {0x81, 0x00, 0xe0, 0}, nil} {
+		client := netip.AddrPortFrom(netip.MustParseAddr(addrOf["out"][0]), uint16(40000+i))
+		in := frame{proto: TCP, src: client, dst: netip.AddrPortFrom(to, nodePort), flags: syn, ttl: 64}.bytes()
+		copy(in, link)
+		l.put("out", "eth0", slices.Insert(in, 12, tag...))
+	}
+	known := func(port uint16) bool {
+		for k := range flows(t, p) {
+			if k.SrcPort == order(port) {
+				return true
+			}
+		}
+		return false
+	}
+	for start := time.Now(); !known(40002); { // the last: the others came before it
+		if time.Since(start) > patience {
+			t.Fatal("no packet came through")
+		}
+	}
+	if known(40000) {
+		t.Error("a packet of a VLAN was balanced by the device below")
+	}
+	if !known(40001) {
+		t.Error("a packet with a priority and of no VLAN was not balanced")
+	}
+}
+
+func (l *lab) hardware(ns, device string) (addr net.HardwareAddr) {
+	l.t.Helper()
+	err := l.do(ns, func() error {
+		dev, err := netlink.LinkByName(device)
+		if err == nil {
+			addr = dev.Attrs().HardwareAddr
+		}
+		return err
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return addr
+}
+
+// put sends a frame as it is.
+func (l *lab) put(ns, device string, frame []byte) {
+	l.t.Helper()
+	err := l.do(ns, func() error {
+		dev, err := netlink.LinkByName(device)
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: dev.Attrs().Index}), unix.Close(fd))
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
 }

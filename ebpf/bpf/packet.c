@@ -499,6 +499,13 @@ static __always_inline int icmp(struct __sk_buff *skb, struct work *w, int leavi
 	return bpf_redirect_neigh(w->fib.ifindex, 0, 0, 0);
 }
 
+/* The kernel takes a VLAN's tag off before it knows whose the packet is. It comes
+ * again by the VLAN's device, if there is one. */
+static __always_inline int is_tagged(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && (skb->vlan_tci & VLAN_ID);
+}
+
 static __always_inline int arrive(struct __sk_buff *skb, int from_clients)
 {
 	__u64 now = bpf_ktime_get_ns();
@@ -506,7 +513,7 @@ static __always_inline int arrive(struct __sk_buff *skb, int from_clients)
 	struct flow *f;
 	int verdict;
 
-	if (!w)
+	if (!w || is_tagged(skb))
 		return NEXT;
 	__builtin_memset(&w->p, 0, sizeof(w->p));
 	if (!parse(skb, &w->p))

@@ -21,6 +21,7 @@
 #define MORE_FRAGMENTS 0x2000
 #define DONT_FRAGMENT 0x4000
 #define FRAGMENT_HEADER 44
+#define VLAN_ID 0x0fff
 
 /* <linux/icmp.h> wants a whole C library. */
 enum icmp_types {
