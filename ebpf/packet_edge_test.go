@@ -170,3 +170,25 @@ func (l *lab) put(ns, device string, frame []byte) {
 		l.t.Fatal(err)
 	}
 }
+
+// A datagram that its client sends in fragments reaches the backend, also where a
+// fragment is too large for the way there: nobody forbade to cut it again.
+func TestLargeDatagramsReachBackends(t *testing.T) {
+	everywhere(t, func(t *testing.T, l *lab, p *packets) {
+		for family, name := range families {
+			for i, pod := range []string{"poda", "podb"} {
+				id := uint32(family*2 + i + 1)
+				at := netip.AddrPortFrom(netip.MustParseAddr(addrOf["lb"][family]), uint16(80+i))
+				serve(t, p, Frontend{at, UDP, Outside}, Service{Backends: []Backend{onPod(pod, family)}}, id, id)
+				u, err := l.dial("udp", at)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if who, err := ask(u, strings.Repeat("x", 4000)); err != nil || who != pod {
+					t.Errorf("%s: to %s: %s, %v", name, pod, who, err)
+				}
+				_ = u.Close()
+			}
+		}
+	})
+}

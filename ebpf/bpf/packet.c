@@ -405,8 +405,9 @@ static __always_inline int send_on(struct __sk_buff *skb, struct work *w, struct
 	struct bpf_redir_neigh to = {};
 	int rc = route(skb, w, &f->src, &f->dst);
 
+	/* The overlay's device cuts what it makes of it in two; any other drops it. */
 	if (rc == BPF_FIB_LKUP_RET_FRAG_NEEDED && !w->p.dont_fragment)
-		return TC_ACT_SHOT;
+		rc = BPF_FIB_LKUP_RET_SUCCESS;
 	if ((rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH) || w->p.ttl <= 1)
 		return complain(skb, w, f);
 	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport, 1);
