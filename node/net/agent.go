@@ -262,6 +262,9 @@ func (a *Agent) connect(plan routePlan) error {
 			return err
 		}
 		o := overlay{local: a.cfg.local(), port: a.cfg.OverlayPort, mtu: mtu - overhead(a.cfg.local().Is6())}
+		for _, cidr := range plan.own {
+			o.gateways = append(o.gateways, gatewayOf(cidr))
+		}
 		if device, err = o.sync(plan.tunnels); device == 0 {
 			return err
 		}

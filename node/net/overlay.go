@@ -24,9 +24,10 @@ const overlayVNI = 7443
 
 // overlay is what the overlay's device should be.
 type overlay struct {
-	local netip.Addr // of the node, outside
-	port  int        // UDP
-	mtu   int
+	local    netip.Addr // of the node, outside
+	port     int        // UDP
+	mtu      int
+	gateways []netip.Addr // of the node's pod networks
 }
 
 // sync makes the device and its neighbours as wanted, and returns the device's
@@ -76,6 +77,9 @@ func (o overlay) ensure() (netlink.Link, error) {
 	if err := setLooseFilter(); err != nil {
 		return nil, err
 	}
+	if err := o.setAddresses(have); err != nil {
+		return nil, err
+	}
 	if have.Attrs().Flags&stdnet.FlagUp == 0 {
 		if err := netlink.LinkSetUp(have); err != nil {
 			return nil, fmt.Errorf("set overlay device up: %w", err)
@@ -94,6 +98,45 @@ func setLooseFilter() error {
 	path := "/proc/sys/net/ipv4/conf/" + OverlayLink + "/rp_filter"
 	if err := os.WriteFile(path, []byte("2"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("set source filter of overlay device: %w", err)
+	}
+	return nil
+}
+
+// setAddresses gives the device the gateways' addresses, and no others. On one
+// without an address the kernel's filter of sources is strict, however it is set,
+// and what is sent on by it for clients of Services would have no source that
+// leads back to it.
+func (o overlay) setAddresses(link netlink.Link) error {
+	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses of overlay device: %w", err)
+	}
+	held := map[netip.Addr]bool{}
+	for _, a := range have {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		held[ip.Unmap()] = true
+	}
+	for _, ip := range o.gateways {
+		if held[ip] {
+			continue
+		}
+		addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(ip, ip.BitLen()))}
+		if ip.Is6() {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := netlink.AddrAdd(link, addr); err != nil && !errors.Is(err, syscall.EEXIST) {
+			return fmt.Errorf("add address %s to overlay device: %w", ip, err)
+		}
+	}
+	for _, a := range have { // after the new ones: with its last a device loses its routes
+		ip, ok := netip.AddrFromSlice(a.IP)
+		ip = ip.Unmap()
+		if !ok || ip.IsLinkLocalUnicast() || slices.Contains(o.gateways, ip) {
+			continue
+		}
+		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove old address %s of overlay device: %w", ip, err)
+		}
 	}
 	return nil
 }

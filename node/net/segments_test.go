@@ -389,6 +389,52 @@ func TestOverlayGuard(t *testing.T) {
 	}
 }
 
+// TestOverlayTakesWhatIsAnsweredByALink sends a pod a packet through the overlay
+// from an address that is not answered through it, as while the nodes see the way
+// between them differently, on machines that filter sources.
+func TestOverlayTakesWhatIsAnsweredByALink(t *testing.T) {
+	s := newSegments(t, ModeAuto)
+	s.sh("ip netns exec %sn2 sysctl -qw net.ipv4.conf.all.rp_filter=1", s.id)
+	s.connect()
+	got := make(chan string, 1)
+	err := s.in("p2", func() error {
+		p, err := stdnet.ListenPacket("udp4", ":9")
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { _ = p.Close() })
+		go func() {
+			buf := make([]byte, 100)
+			n, _, _ := p.ReadFrom(buf)
+			got <- string(buf[:n])
+		}()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.in("n1", func() error {
+		conn, err := stdnet.DialUDP("udp4", nil, &stdnet.UDPAddr{IP: addr("10.2.0.2").AsSlice(), Port: DefaultOverlayPort})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }()
+		_, err = conn.Write(overlayPacket(overlayMAC(addr("10.2.0.2")), addr("10.1.0.1"), s.pod("p2", false), "words"))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case text := <-got:
+		if text != "words" {
+			t.Errorf("the pod got %q", text)
+		}
+	case <-time.After(10 * time.Second):
+		t.Errorf("the packet did not arrive\n%s", s.ip("n2", "addr show dev %s", OverlayLink))
+	}
+}
+
 // overlayPacket is what a VXLAN device would send: the header, and an Ethernet
 // frame with a UDP packet to port 9.
 func overlayPacket(mac [6]byte, from, to netip.Addr, text string) []byte {

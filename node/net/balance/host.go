@@ -29,13 +29,14 @@ type host struct {
 	own      []netip.Addr // on which NodePorts answer
 	uplinks  []string     // devices that packets from elsewhere come in by
 	overlay  []string     // devices of the pod network, those that are there
+	speaks   []netip.Addr // the addresses of these, which come after them
 	unserved []string     // devices with addresses that packets cannot be balanced on
 	tagged   []int        // indexes of devices with VLAN devices on them, which say where drivers may lead packets on
 }
 
 func (h host) equal(o host) bool {
 	return slices.Equal(h.own, o.own) && slices.Equal(h.uplinks, o.uplinks) &&
-		slices.Equal(h.overlay, o.overlay) && slices.Equal(h.unserved, o.unserved) && slices.Equal(h.tagged, o.tagged)
+		slices.Equal(h.overlay, o.overlay) && slices.Equal(h.speaks, o.speaks) && slices.Equal(h.unserved, o.unserved) && slices.Equal(h.tagged, o.tagged)
 }
 
 // readHost looks at the machine's devices and addresses. A device that carries
@@ -74,7 +75,7 @@ func readHost(overlay []string) (host, error) {
 			h.tagged = append(h.tagged, a.ParentIndex)
 		}
 		if slices.Contains(overlay, a.Name) {
-			h.overlay = append(h.overlay, a.Name)
+			h.overlay, h.speaks = append(h.overlay, a.Name), append(h.speaks, on[a.Index]...)
 			continue
 		}
 		ownAddress := slices.ContainsFunc(on[a.Index], func(ip netip.Addr) bool { return !loopback[ip] })

@@ -2,8 +2,10 @@ package balance
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -52,6 +54,17 @@ func TestReadHost(t *testing.T) {
 			const want = "{[10.42.0.1 192.0.2.1 198.51.100.1] [br0 eth0] [moot-vxlan] []}"
 			if got := fmt.Sprintf("{%v %v %v %v}", h.own, h.uplinks, h.overlay, h.unserved); got != want {
 				return fmt.Errorf("read %s, want %s", got, want)
+			}
+			overlay, err := netlink.LinkByName("moot-vxlan")
+			if err != nil {
+				return err
+			}
+			// Its address is no new one of the node's, but what it speaks from.
+			if err := netlink.AddrDel(overlay, &netlink.Addr{IPNet: netlink.NewIPNet(net.IPv4(10, 42, 0, 1))}); err != nil {
+				return err
+			}
+			if bare, err := readHost([]string{"moot-vxlan", "absent"}); err != nil || bare.equal(h) || !slices.Equal(bare.own, h.own) {
+				return fmt.Errorf("with an overlay without address %v, %v; before %v", bare, err, h)
 			}
 			return nil
 		}()
