@@ -127,13 +127,15 @@ func read(b []byte) (frame, error) {
 // its verdict and what became of the frame.
 func (l *lab) pass(p *packets, program string, in []byte) (verdict uint32, out []byte) {
 	l.t.Helper()
-	err := l.do("a", func() error {
-		dev, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
+	return l.passBy(p, l.index("a", "eth0"), program, in)
+}
+
+// passBy does by the device of an index.
+func (l *lab) passBy(p *packets, device uint32, program string, in []byte) (verdict uint32, out []byte) {
+	l.t.Helper()
+	err := l.do("a", func() (err error) {
 		ctx := make([]byte, 44) // struct __sk_buff up to ifindex
-		binary.NativeEndian.PutUint32(ctx[40:], uint32(dev.Attrs().Index))
+		binary.NativeEndian.PutUint32(ctx[40:], device)
 		opts := ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+256), Context: ctx}
 		verdict, err = p.coll.Programs[program].Run(&opts)
 		out = opts.DataOut
@@ -143,6 +145,21 @@ func (l *lab) pass(p *packets, program string, in []byte) (verdict uint32, out [
 		l.t.Fatalf("pass a packet to %s: %v", program, err)
 	}
 	return verdict, out
+}
+
+func (l *lab) index(ns, device string) (index uint32) {
+	l.t.Helper()
+	err := l.do(ns, func() error {
+		dev, err := netlink.LinkByName(device)
+		if err == nil {
+			index = uint32(dev.Attrs().Index)
+		}
+		return err
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return index
 }
 
 // send gives moot_uplink_in the frame, which must be led on, and returns it as it

@@ -35,7 +35,7 @@ struct flow {
 	struct addr dst;
 	__be16 sport;
 	__be16 dport;
-	__u32 ifindex; /* where the client came in */
+	__u32 ifindex; /* where the client came in last */
 	__u64 seen_ns; /* CLOCK_MONOTONIC, at most a second old while packets come either way */
 	__u32 id;      /* of the service */
 	__u8 flags;

@@ -319,26 +319,33 @@ static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 no
 	return 1;
 }
 
-/* Notes in both entries what the packet tells of the connection. */
-static __always_inline void note(struct work *w, struct flow *f, __u64 now)
+/* Notes in both entries what the packet tells of the connection. A client's way to
+ * this node may change, and the way back with it. */
+static __always_inline void note(struct __sk_buff *skb, struct work *w, struct flow *f, __u64 now)
 {
+	__u32 ifindex = skb->ifindex;
 	__u8 state = f->state;
 	struct flow *other;
 
+	barrier_var(ifindex); /* or the compiler reads either at an address that it chose, which the verifier refuses */
+	if (f->flags & FLOW_REPLY)
+		ifindex = f->ifindex;
 	if (f->flags & FLOW_REPLY)
 		state |= STATE_REPLIED;
 	if (w->p.flags & TCP_FIN)
 		state |= (f->flags & FLOW_REPLY) ? STATE_BACKEND_FIN : STATE_CLIENT_FIN;
 	if (w->p.flags & TCP_RST)
 		state |= STATE_RESET;
-	if (state == f->state && quiet(now, f->seen_ns) < SECOND)
+	if (state == f->state && ifindex == f->ifindex && quiet(now, f->seen_ns) < SECOND)
 		return;
 	f->state = state;
+	f->ifindex = ifindex;
 	f->seen_ns = now;
 	other_way(&w->p.key, f, &w->other);
 	other = bpf_map_lookup_elem(&moot_flows, &w->other);
 	if (other) {
 		other->state = state;
+		other->ifindex = ifindex;
 		other->seen_ns = now;
 	}
 }
@@ -525,7 +532,7 @@ static __always_inline int arrive(struct __sk_buff *skb, int from_clients)
 	if (f && (f->flags & FLOW_REPLY)) {
 		if (!(f->flags & FLOW_REMOTE))
 			return NEXT;
-		note(w, f, now);
+		note(skb, w, f, now);
 		return send_back(skb, w, f);
 	}
 	if (!from_clients)
@@ -535,7 +542,7 @@ static __always_inline int arrive(struct __sk_buff *skb, int from_clients)
 		f = 0;
 	}
 	if (f) {
-		note(w, f, now);
+		note(skb, w, f, now);
 	} else {
 		verdict = begin(skb, w, now);
 		if (verdict != 1)
@@ -579,7 +586,7 @@ int moot_uplink_out(struct __sk_buff *skb)
 	f = bpf_map_lookup_elem(&moot_flows, &w->p.key);
 	if (!f || !(f->flags & FLOW_REPLY) || (f->flags & FLOW_REMOTE))
 		return NEXT;
-	note(w, f, bpf_ktime_get_ns());
+	note(skb, w, f, bpf_ktime_get_ns());
 	translate(skb, &w->p, &f->src, &f->dst, f->sport, f->dport, 0);
 	return NEXT;
 }
