@@ -245,6 +245,40 @@ static __always_inline void give_way(struct work *w, __u64 now)
 	bpf_map_delete_elem(&moot_flows, &w->other);
 }
 
+/* Whether a socket of this node has a connection that the packet belongs to, which
+ * began here from a port that is a frontend's. A SYN begins one, from there. */
+static __always_inline int is_own(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_sock_tuple at = {};
+	struct bpf_sock *sk;
+	__u32 size = sizeof(at.ipv4);
+	int own;
+
+	if (p->syn)
+		return 0;
+	if (p->ipv6) {
+		size = sizeof(at.ipv6);
+		*(struct addr *)at.ipv6.saddr = p->key.src;
+		*(struct addr *)at.ipv6.daddr = p->key.dst;
+		at.ipv6.sport = p->key.sport;
+		at.ipv6.dport = p->key.dport;
+	} else {
+		at.ipv4.saddr = p->key.src.word[3];
+		at.ipv4.daddr = p->key.dst.word[3];
+		at.ipv4.sport = p->key.sport;
+		at.ipv4.dport = p->key.dport;
+	}
+	if (p->key.proto == IPPROTO_TCP)
+		sk = bpf_sk_lookup_tcp(skb, &at, size, BPF_F_CURRENT_NETNS, 0);
+	else
+		sk = bpf_sk_lookup_udp(skb, &at, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return 0;
+	own = sk->dst_port != 0; /* else it takes whatever comes */
+	bpf_sk_release(sk);
+	return own;
+}
+
 /* Makes a connection of the packet in w->p. Returns 1, and its entry in
  * w->forward, or else what to do with the packet. */
 static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 now)
@@ -277,6 +311,8 @@ static __always_inline int begin(struct __sk_buff *skb, struct work *w, __u64 no
 		give_way(w, now);
 		return NEXT;
 	}
+	if (is_own(skb, &w->p))
+		return NEXT;
 	svc = &read;
 	if (!allowed || (w->p.flags & TCP_RST))
 		return TC_ACT_SHOT;
