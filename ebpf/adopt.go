@@ -99,8 +99,14 @@ func (b *Balancer) recognize(key frontendKey, f *found) {
 	if f.service.Flags&serviceNear != 0 {
 		apart = 0
 	}
+	var draining []backend
+	for m, flags := range f.members {
+		if flags&backendDrains != 0 {
+			draining = append(draining, backend{Addr: m.Addr, Port: m.Port, Flags: uint16(flags)})
+		}
+	}
 	if apart != int(f.entry.slots) || size != int(f.service.Slots) || (size != len(slots)) != (f.parts > 0) ||
-		!members && len(f.members) > 0 || members && len(f.members) != len(slots) {
+		!members && len(f.members) > 0 || members && len(f.members) != len(slots)+len(draining) {
 		return
 	}
 	for _, to := range slots {
@@ -112,5 +118,5 @@ func (b *Balancer) recognize(key frontendKey, f *found) {
 	slices.SortFunc(f.sources, func(a, b sourceKey) int {
 		return cmp.Or(cmp.Compare(a.Bits, b.Bits), bytes.Compare(a.Addr[:], b.Addr[:]))
 	})
-	f.digest = b.digest(f.service, slots, members, f.sources)
+	f.digest = b.digest(f.service, slots, distinct(draining), members, f.sources)
 }

@@ -10,9 +10,9 @@ import (
 )
 
 // digest is of all that the maps say of a frontend, but for the numbers that it
-// was given and a table, which follows from the slots. Slots and sources come
-// sorted. Equal digests of one process are taken to be of equal content.
-func (b *Balancer) digest(svc service, slots []backend, members bool, sources []sourceKey) uint64 {
+// was given and a table, which follows from the slots. Slots, draining and sources
+// come sorted. Equal digests of one process are taken to be of equal content.
+func (b *Balancer) digest(svc service, slots, draining []backend, members bool, sources []sourceKey) uint64 {
 	out := make([]byte, 0, 64)
 	out = binary.NativeEndian.AppendUint32(out, svc.Affinity)
 	out = binary.NativeEndian.AppendUint32(out, svc.Flags)
@@ -20,7 +20,7 @@ func (b *Balancer) digest(svc service, slots []backend, members bool, sources []
 	if members {
 		out = append(out, 1)
 	}
-	for _, s := range slots {
+	for _, s := range slices.Concat(slots, draining) {
 		out = append(append(out, s.Addr[:]...), s.Port[:]...)
 		out = binary.NativeEndian.AppendUint16(out, s.Flags)
 	}

@@ -73,6 +73,7 @@ const (
 	serviceSources = 1 << 1
 	serviceNear    = 1 << 2
 	backendLocal   = 1 << 0
+	backendDrains  = 1 << 1
 
 	near      = 4   // NEAR
 	tablePart = 224 // TABLE_PART
@@ -126,6 +127,23 @@ func slotsOf(s Service) []backend {
 	out := make([]backend, 0, len(s.Backends))
 	for _, b := range s.Backends {
 		out = append(out, slotOf(b))
+	}
+	return distinct(out)
+}
+
+// drainingOf returns a slot for each backend of a frontend that drains and is not
+// among its slots.
+func drainingOf(f Frontend, s Service, slots []backend) []backend {
+	if f.Protocol != UDP || f.Side != Outside {
+		return nil
+	}
+	var out []backend
+	for _, b := range s.Draining {
+		to := slotOf(b)
+		to.Flags |= backendDrains
+		if !slices.ContainsFunc(slots, func(s backend) bool { return s.Addr == to.Addr && s.Port == to.Port }) {
+			out = append(out, to)
+		}
 	}
 	return distinct(out)
 }

@@ -24,9 +24,17 @@ type client struct {
 
 // serve makes the frontend lead to the pods, 0 or 1.
 func (c *client) serve(pods ...int) {
+	c.drain(-1, pods...)
+}
+
+// drain does, and lets another pod drain.
+func (c *client) drain(pod int, pods ...int) {
 	var s Service
 	for _, i := range pods {
 		s.Backends = append(s.Backends, c.pods[i])
+	}
+	if pod >= 0 {
+		s.Draining = append(s.Draining, c.pods[pod])
 	}
 	*c.set++
 	serve(c.t, c.p, c.front, s, c.id, *c.set)
@@ -105,6 +113,18 @@ func TestNewConnectionsOnOldOnesPorts(t *testing.T) {
 			c.expect("the second", 0, 0, 0)
 			c.serve(1)
 			c.expect("the third", 0, 0, 1)
+		}},
+		"a datagram, its backend drains and goes": {UDP, func(c *client) {
+			c.drain(0, 1)
+			c.expect("the second", 0, 0, 0)
+			c.answer(0)
+			c.expect("the third", 0, 0, 0)
+			c.serve(1)
+			c.expect("the fourth", 0, 0, 1)
+		}},
+		"a SYN again, its backend drains": {TCP, func(c *client) {
+			c.drain(0, 1)
+			c.expect("the SYN again", syn, 1, 1)
 		}},
 	}
 	set, id := uint32(0), uint32(0)

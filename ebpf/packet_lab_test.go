@@ -319,6 +319,9 @@ func serve(t testing.TB, p *packets, f Frontend, s Service, id, set uint32) {
 		}
 		put(t, p, "moot_members", testMember{ID: id, Addr: to.Addr, Port: to.Port}, uint8(to.Flags))
 	}
+	for _, to := range drainingOf(f, s, slots) {
+		put(t, p, "moot_members", testMember{ID: id, Addr: to.Addr, Port: to.Port}, uint8(to.Flags))
+	}
 	parts, size := tableOf(slots)
 	for i, part := range parts {
 		put(t, p, "moot_tables", [2]uint32{set, uint32(i)}, part)

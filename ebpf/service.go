@@ -3,6 +3,7 @@ package ebpf
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -62,6 +63,9 @@ type Backend struct {
 type Service struct {
 	Name     string    // "namespace/name:port", for people
 	Backends []Backend // who takes new connections; the order does not matter
+	// Draining are others that still answer: flows of datagrams from outside that
+	// were led to one stay with it. TCP connections do anyway.
+	Draining []Backend
 	// Affinity is how long after its last connection a client comes back to the
 	// same backend, in whole seconds; 0: each connection is free.
 	Affinity time.Duration
@@ -85,7 +89,7 @@ func valid(f Frontend, s Service) error {
 	if err := f.valid(); err != nil {
 		return err
 	}
-	for _, b := range s.Backends {
+	for _, b := range slices.Concat(s.Backends, s.Draining) {
 		if !plain(b.Addr) || b.Addr.Addr().IsUnspecified() || b.Addr.Addr().Is4() != f.Addr.Addr().Is4() {
 			return fmt.Errorf("frontend %s: backend %s: not an address and port of its family", f, b.Addr)
 		}

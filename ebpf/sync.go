@@ -3,6 +3,7 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // entry is what the maps hold of a frontend.
@@ -105,6 +106,7 @@ func (b *Balancer) plan(f Frontend, s Service) (*change, error) {
 		return nil, fmt.Errorf("set %s of %s: %w", f, s.Name, err)
 	}
 	key, slots := keyOf(f), slotsOf(s)
+	draining := drainingOf(f, s, slots)
 	next := &entry{service: service{Slots: uint32(len(slots)), Affinity: affinitySeconds(s.Affinity)}} //nolint:gosec // bounded by memory
 	if len(slots) <= near {
 		next.service.Flags |= serviceNear
@@ -118,7 +120,7 @@ func (b *Balancer) plan(f Frontend, s Service) (*change, error) {
 		next.service.Flags |= serviceSources
 	}
 	sources := sourcesOf(s.Sources)
-	next.digest = b.digest(next.service, slots, hasMembers(key, next.service), sources)
+	next.digest = b.digest(next.service, slots, draining, hasMembers(key, next.service), sources)
 	old, known := b.held[key]
 	same := known && old.digest == next.digest
 	if same && old.table == 0 {
@@ -141,8 +143,8 @@ func (b *Balancer) plan(f Frontend, s Service) (*change, error) {
 	next.service.Set = b.number()
 	if hasMembers(key, next.service) {
 		next.members = map[memberKey]uint8{}
-		for _, to := range slots {
-			next.members[memberKey{ID: next.service.ID, Addr: to.Addr, Port: to.Port}] = uint8(to.Flags) //nolint:gosec // one bit
+		for _, to := range slices.Concat(slots, draining) {
+			next.members[memberKey{ID: next.service.ID, Addr: to.Addr, Port: to.Port}] = uint8(to.Flags) //nolint:gosec // two bits
 		}
 	}
 	for _, key := range sources {

@@ -52,7 +52,8 @@ struct slot_key {
 };
 
 enum backend_flags {
-	BACKEND_LOCAL = 1 << 0, /* runs on this node */
+	BACKEND_LOCAL = 1 << 0,  /* runs on this node */
+	BACKEND_DRAINS = 1 << 1, /* of a member: takes nothing new */
 };
 
 struct backend {
@@ -82,7 +83,8 @@ struct table {
 
 /* Which backends a frontend has, with their flags: where there is affinity, to
  * check that one still serves, and of every frontend from outside, to let go of a
- * connection that one has not answered yet, or of a flow of UDP, when it goes. */
+ * connection that one has not answered yet, or of a flow of UDP, when it goes. Of
+ * UDP's also those that drain. */
 struct member_key {
 	__u32 id;
 	struct addr addr;

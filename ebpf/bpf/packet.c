@@ -140,7 +140,7 @@ static __always_inline int choose(const struct packet *p, const struct service *
 	if (svc->affinity_s)
 		last = bpf_map_lookup_elem(&moot_affinity, &ak);
 	if (last && lasts(last, now, svc->affinity_s) &&
-	    serves(svc->id, &last->addr, last->port, &flags)) {
+	    serves(svc->id, &last->addr, last->port, &flags) && !(flags & BACKEND_DRAINS)) {
 		to->addr = last->addr;
 		to->port = last->port;
 		to->flags = flags & BACKEND_LOCAL;

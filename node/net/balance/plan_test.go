@@ -84,6 +84,9 @@ func text(fronts map[ebpf.Frontend]ebpf.Service) string {
 			}
 			to = append(to, at)
 		}
+		for _, b := range sorted(s.Draining) {
+			to = append(to, fmt.Sprintf("(%d)", b.Addr.Addr().As4()[3]))
+		}
 		line := fmt.Sprintf("%s: %s", f, strings.Join(to, " "))
 		if len(to) == 0 {
 			line = fmt.Sprintf("%s: nobody", f)
@@ -132,6 +135,10 @@ func TestPlan(t *testing.T) {
 			"TCP 10.43.0.9:80 from inside: 1*, stays 1m0s"},
 		{"node port", func(s *corev1.ServiceSpec) { s.Type, s.Ports[0].NodePort = corev1.ServiceTypeNodePort, 30080 }, []string{"n1", "n2"}, nil, false,
 			"TCP 0.0.0.0:30080 from inside: 1* 2\nTCP 0.0.0.0:30080 from outside: 1* 2\nTCP 10.43.0.9:80 from inside: 1* 2"},
+		{"datagrams, one drains", func(s *corev1.ServiceSpec) {
+			s.Type, s.Ports[0].NodePort, s.Ports[0].Protocol = corev1.ServiceTypeNodePort, 30080, corev1.ProtocolUDP
+		}, []string{"n1", "n2 draining", "n2 ending", "n2 unready"}, nil, false,
+			"UDP 0.0.0.0:30080 from inside: 1*\nUDP 0.0.0.0:30080 from outside: 1* (2)\nUDP 10.43.0.9:80 from inside: 1*"},
 		{"node port, external policy", func(s *corev1.ServiceSpec) {
 			s.Type, s.Ports[0].NodePort, s.ExternalTrafficPolicy = corev1.ServiceTypeNodePort, 30080, local
 		}, []string{"n1", "n2"}, nil, false,

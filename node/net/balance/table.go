@@ -73,6 +73,7 @@ func (t *table) put(name types.NamespacedName, next servicePlan, c change) {
 // same compares without regard to the order of backends.
 func same(a, b ebpf.Service) bool {
 	a.Backends, b.Backends = sorted(a.Backends), sorted(b.Backends)
+	a.Draining, b.Draining = sorted(a.Draining), sorted(b.Draining)
 	return reflect.DeepEqual(a, b)
 }
 
