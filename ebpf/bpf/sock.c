@@ -72,6 +72,18 @@ static __always_inline int still_serves(const struct service *svc, const struct 
 	return bpf_map_lookup_elem(&moot_members, &mk) != 0;
 }
 
+/* A number that says which slot is taken: any for a connection. What one socket
+ * sends to one frontend without connecting is one flow: it stays with its slot. */
+static __always_inline __u32 choice(struct bpf_sock_addr *ctx)
+{
+	__u64 h;
+
+	if (ctx->type == SOCK_STREAM)
+		return bpf_get_prandom_u32();
+	h = bpf_get_socket_cookie(ctx) * 0x9e3779b97f4a7c15ULL;
+	return h >> 32;
+}
+
 /* take puts the backend of a new connection into to. */
 static __always_inline int take(struct bpf_sock_addr *ctx, const struct service *svc, const struct frontend *front,
 				struct backend *to)
@@ -94,7 +106,7 @@ static __always_inline int take(struct bpf_sock_addr *ctx, const struct service 
 			return 1;
 		}
 	}
-	slot.index = bpf_get_prandom_u32() % svc->slots;
+	slot.index = choice(ctx) % svc->slots;
 	if (svc->flags & SERVICE_NEAR)
 		b = &front->near[slot.index % NEAR];
 	else
