@@ -125,7 +125,8 @@ func (h hook) pin() string {
 // setDevices attaches the programs to the devices and detaches them from all
 // others. A program that is attached is replaced without a gap. It also reads
 // the devices' addresses, from which the node speaks to backends elsewhere; it is
-// to be called again when they change. A device must carry Ethernet frames.
+// to be called again when they change. A device must carry Ethernet frames. One that
+// takes no program does not keep the others from theirs.
 func (p *packets) setDevices(uplinks, overlay []string) error {
 	hooks, sources, err := devices(uplinks, overlay)
 	if err != nil {
@@ -138,13 +139,14 @@ func (p *packets) setDevices(uplinks, overlay []string) error {
 	if !p.noTCX {
 		attach, links, filters = p.attachTCX, hooks, nil
 	}
+	var errs []error
 	for _, h := range hooks {
 		if err := attach(h, p.coll.Programs[h.program]); err != nil {
-			return fmt.Errorf("attach %s to %s: %w", h.program, h.device.Attrs().Name, err)
+			errs = append(errs, fmt.Errorf("attach %s to %s: %w", h.program, h.device.Attrs().Name, err))
 		}
 	}
 	fast, err := p.attachXDP(hooks)
-	return errors.Join(err, detachLinks(p.pins, append(fast, links...)), detachFilters(filters))
+	return errors.Join(append(errs, err, detachLinks(p.pins, append(fast, links...)), detachFilters(filters))...)
 }
 
 func devices(uplinks, overlay []string) ([]hook, map[uint32]device, error) {

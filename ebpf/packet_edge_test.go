@@ -192,3 +192,24 @@ func TestLargeDatagramsReachBackends(t *testing.T) {
 		}
 	})
 }
+
+// A device with a qdisc that has no place for both programs is told of, and takes
+// none; the others are served.
+func TestDevicesWithAnotherQdiscAreTold(t *testing.T) {
+	l := newLab(t, false)
+	p := l.open(true, false, nil)
+	defer l.close(p)
+	for _, name := range []string{"eth1", "eth2"} {
+		l.in("a", "ip link add "+name+" type bridge")
+	}
+	l.in("a", "tc qdisc add dev eth1 ingress")
+	err := l.do("a", func() error { return p.setDevices([]string{"eth1", "eth2", "eth0"}, nil) })
+	if err == nil || !strings.Contains(err.Error(), "moot_uplink_in to eth1: add clsact qdisc: there is an ingress qdisc") || strings.Contains(err.Error(), "eth2") {
+		t.Errorf("with an ingress qdisc: %v", err)
+	}
+	for name, want := range map[string]bool{"eth0": true, "eth1": false, "eth2": true} {
+		if out := l.in("a", "tc filter show dev "+name+" ingress"); strings.Contains(out, "moot_uplink_in") != want || strings.Contains(out, "moot_uplink_out") {
+			t.Errorf("filters of %s:\n%s", name, out)
+		}
+	}
+}

@@ -34,7 +34,10 @@ func attachFilter(h hook, prog *ebpf.Program) error {
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
 		QdiscType:  "clsact",
 	})
-	if err != nil && !errors.Is(err, os.ErrExist) {
+	if errors.Is(err, os.ErrExist) {
+		err = noIngress(h.device)
+	}
+	if err != nil {
 		return fmt.Errorf("add clsact qdisc: %w", err)
 	}
 	err = netlink.FilterReplace(&netlink.BpfFilter{
@@ -46,6 +49,21 @@ func attachFilter(h hook, prog *ebpf.Program) error {
 	})
 	if err != nil {
 		return fmt.Errorf("set filter: %w", err)
+	}
+	return nil
+}
+
+// noIngress refuses a device with the older kind of qdisc, in whose only place the
+// program for what leaves would take that of the one for what comes in.
+func noIngress(device netlink.Link) error {
+	qdiscs, err := netlink.QdiscList(device)
+	if err != nil {
+		return fmt.Errorf("list qdiscs: %w", err)
+	}
+	for _, q := range qdiscs {
+		if q.Type() == "ingress" {
+			return errors.New("there is an ingress qdisc, which somebody else made")
+		}
 	}
 	return nil
 }
