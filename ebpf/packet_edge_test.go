@@ -109,12 +109,12 @@ func TestTaggedPacketsAreLeftToTheirDevice(t *testing.T) {
 	defer l.close(p)
 	to := netip.MustParseAddr(addrOf["a"][0])
 	serve(t, p, Frontend{anyAddr(0), TCP, Outside}, Service{Backends: []Backend{onPod("podb", 0)}}, 1, 1)
-	link := slices.Concat(l.hardware("a", "eth0"), l.hardware("out", "eth0"))
+	link := slices.Concat(l.hardware("a"), l.hardware("out"))
 	for i, tag := range [][]byte{{0x81, 0x00, 0x00, 5}, {0x81, 0x00, 0xe0, 0}, nil} {
 		client := netip.AddrPortFrom(netip.MustParseAddr(addrOf["out"][0]), uint16(40000+i))
 		in := frame{proto: TCP, src: client, dst: netip.AddrPortFrom(to, nodePort), flags: syn, ttl: 64}.bytes()
 		copy(in, link)
-		l.put("out", "eth0", slices.Insert(in, 12, tag...))
+		l.put("out", slices.Insert(in, 12, tag...))
 	}
 	known := func(port uint16) bool {
 		for k := range flows(t, p) {
@@ -137,10 +137,10 @@ func TestTaggedPacketsAreLeftToTheirDevice(t *testing.T) {
 	}
 }
 
-func (l *lab) hardware(ns, device string) (addr net.HardwareAddr) {
+func (l *lab) hardware(ns string) (addr net.HardwareAddr) {
 	l.t.Helper()
 	err := l.do(ns, func() error {
-		dev, err := netlink.LinkByName(device)
+		dev, err := netlink.LinkByName("eth0")
 		if err == nil {
 			addr = dev.Attrs().HardwareAddr
 		}
@@ -152,11 +152,11 @@ func (l *lab) hardware(ns, device string) (addr net.HardwareAddr) {
 	return addr
 }
 
-// put sends a frame as it is.
-func (l *lab) put(ns, device string, frame []byte) {
+// put sends a frame as it is by eth0.
+func (l *lab) put(ns string, frame []byte) {
 	l.t.Helper()
 	err := l.do(ns, func() error {
-		dev, err := netlink.LinkByName(device)
+		dev, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
 		}
