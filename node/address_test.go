@@ -153,7 +153,7 @@ func TestHoldAddressWatchesAgain(t *testing.T) {
 		} else {
 			context.AfterFunc(ctx, func() { close(changed) })
 		}
-		return changed, nil
+		return changed, ctx.Err()
 	}
 	done := make(chan error, 1)
 	go func() {
