@@ -116,6 +116,8 @@ func (c *Config) Validate() error {
 	}
 	if problems := validation.IsDNS1123Subdomain(c.NodeName); len(problems) > 0 {
 		add("--node-name %q: %s", c.NodeName, problems[0])
+	} else if len(c.NodeName) > validation.LabelValueMaxLength {
+		add("--node-name %q: must be no more than %d characters, since it is a label of the Node", c.NodeName, validation.LabelValueMaxLength)
 	}
 	for i, ip := range []netip.Addr{c.NodeIP, c.NodeIP2} {
 		switch {

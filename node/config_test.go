@@ -20,6 +20,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{"relative data dir", func(c *Config) { c.DataDir = "x" }, "--data-dir"},
 		{"node name", func(c *Config) { c.NodeName = "Not A Name" }, "--node-name"},
+		{"node name too long for a label", func(c *Config) { c.NodeName = strings.Repeat("n", 64) }, "no more than 63 characters"},
 		{"loopback node address", func(c *Config) { c.NodeIP = local }, "--node-ip"},
 		{"address of another machine", func(c *Config) { c.NodeIP = netip.MustParseAddr("192.0.2.77") }, "no interface"},
 		{"host bits", func(c *Config) { c.ClusterCIDR = join.Networks{First: netip.MustParsePrefix("10.42.0.1/16")} }, "did you mean 10.42.0.0/16"},

@@ -58,13 +58,16 @@ func (d *departure) Leave(ctx context.Context, say func(string)) error {
 	// node without its Node is of no use, and its kubelet makes none.
 	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
 	defer cancel()
-	if err := forgetNode(leaving, client, d.n.cfg.NodeName); err != nil {
+	node, err := takeNode(leaving, client, d.n.cfg.NodeName)
+	if err != nil {
 		return err
 	}
 	d.n.leaving.Store(true) // its own removal is no surprise
 	if err := d.replica.agent.Leave(leaving); err != nil {
 		d.n.leaving.Store(false)
-		return err
+		staying, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
+		defer cancel()
+		return errors.Join(fmt.Errorf("%w; this node stays a member: try again, or kubectl uncordon %s", err, d.n.cfg.NodeName), putBack(staying, client, node))
 	}
 	if err := d.n.amend(d.member, func() { d.member.Left = true }); err != nil {
 		return err
@@ -154,6 +157,31 @@ func podsOf(ctx context.Context, client kubernetes.Interface, node string) ([]co
 		return nil, fmt.Errorf("list pods of %s: %w", node, err)
 	}
 	return list.Items, nil
+}
+
+// takeNode is forgetNode, and returns the Node, nil if there was none.
+func takeNode(ctx context.Context, client kubernetes.Interface, name string) (*corev1.Node, error) {
+	node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		node = nil
+	case err != nil:
+		return nil, fmt.Errorf("read node %s: %w", name, err)
+	}
+	return node, forgetNode(ctx, client, name)
+}
+
+// putBack makes a Node that was taken anew: a kubelet makes one at its start only.
+func putBack(ctx context.Context, client kubernetes.Interface, node *corev1.Node) error {
+	if node == nil {
+		return nil
+	}
+	node = node.DeepCopy()
+	node.UID, node.ResourceVersion = "", ""
+	if _, err := client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("put node %s back: %w; restart its daemon", node.Name, err)
+	}
+	return nil
 }
 
 // forgetNode deletes what the cluster holds of a node that is gone: its pods at

@@ -90,6 +90,9 @@ func (n *Node) Run(ctx context.Context) error {
 	defer unlock()
 	member, err := n.enterCluster(ctx)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	keys, err := pki.Ensure(n.cfg.pkiDir(), n.pkiParams(), time.Now())

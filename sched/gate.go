@@ -14,6 +14,7 @@ import (
 const (
 	maxTerm     = 1<<22 - 1 // as many loopback addresses as [gateAddr] has
 	dialTimeout = 5 * time.Second
+	acceptPause = 50 * time.Millisecond
 )
 
 // gateAddr is the loopback address that belongs to a term: between 127.64.0.1
@@ -61,8 +62,9 @@ func (g *gate) accept() {
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
-		case err != nil:
-			continue // the client gave up, or files ran out: it tries again
+		case err != nil: // the client gave up, or files ran out: it tries again
+			<-time.After(acceptPause)
+			continue
 		}
 		if client := conn.(*net.TCPConn); g.add(client) {
 			g.wait.Go(func() { g.forward(client) })
