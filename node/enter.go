@@ -32,6 +32,9 @@ func (n *Node) enterCluster(ctx context.Context) (*membership, error) {
 	case m != nil && m.Left:
 		return nil, fmt.Errorf("%w; to join one, remove %s first, or give another --data-dir", ErrLeft, n.cfg.DataDir)
 	case m == nil && n.cfg.Join == "":
+		if cluster, err := pki.ClusterID(n.cfg.pkiDir()); err != nil || cluster != "" {
+			return nil, errors.Join(err, fmt.Errorf("%s holds the keys of a cluster that this machine did not finish joining; start it with --join again, or remove the directory to begin a cluster of its own", n.cfg.DataDir))
+		}
 		if err := n.cfg.fitFamilies(); err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -146,5 +147,21 @@ func TestTokenIsShownWhereItMay(t *testing.T) {
 	}
 	if list, err := a.replica.tokens.List(t.Context()); err != nil || len(list) != 1 {
 		t.Errorf("tokens %v: %v", list, err)
+	}
+}
+
+// A machine that has a cluster's keys and is no member was stopped while it joined:
+// with those keys it must not begin another.
+func TestNoClusterIsBegunWithTheKeysOfAnother(t *testing.T) {
+	a := newAlone(t)
+	if err := os.Remove(a.cfg.membershipFile()); err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{cfg: a.cfg, log: slog.New(slog.DiscardHandler)}
+	if _, err := n.enterCluster(t.Context()); err == nil || !strings.Contains(err.Error(), "start it with --join again") {
+		t.Errorf("error %v", err)
+	}
+	if m, err := n.cfg.loadMembership(); err != nil || m != nil {
+		t.Errorf("a member of %+v, %v", m, err)
 	}
 }
