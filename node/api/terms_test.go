@@ -166,10 +166,10 @@ func TestTerms(t *testing.T) {
 		}
 	}
 	// Requests that wait to be tried again take seconds to give up. What stays
-	// are the work queues of controllers that were made and never run: some
-	// dozens for a term that ends while it is being built, where a whole term
-	// has two thousand.
-	bound := first + 60 + 3*60
+	// are the work queues of controllers that were made and never run, two
+	// goroutines each of at most a hundred, by when a term ends that is being
+	// built; a whole term has two thousand.
+	bound := first + 60 + 3*200
 	await(t, fmt.Sprintf("goroutines to fall to %d", bound), func(context.Context) bool {
 		runtime.GC() // client transports go with their clients
 		return runtime.NumGoroutine() <= bound
