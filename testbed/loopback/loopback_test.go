@@ -1,7 +1,9 @@
 package loopback_test
 
 import (
+	"io"
 	"net"
+	"net/netip"
 	"testing"
 
 	"github.com/mootkube/moot/testbed/loopback"
@@ -20,25 +22,21 @@ func TestAddr(t *testing.T) {
 }
 
 func TestAddrLeavesOutWhatIsListenedOn(t *testing.T) {
-	for _, network := range []string{"tcp", "udp"} {
-		addr := loopback.Addr(t).String()
-		t.Run(network, func(t *testing.T) {
-			if network == "tcp" {
-				l, err := net.Listen("tcp", addr) //nolint:noctx // returns at once
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() { _ = l.Close() }()
-			} else {
-				l, err := net.ListenPacket("udp", addr) //nolint:noctx // returns at once
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() { _ = l.Close() }()
-			}
-			if got := loopback.Addr(t); got.String() == addr {
-				t.Errorf("%v has a listener", got)
-			}
-		})
+	for network, listen := range map[string]func(addr string) (io.Closer, error){
+		"tcp": func(addr string) (io.Closer, error) { return net.Listen("tcp", addr) },       //nolint:noctx // returns at once
+		"udp": func(addr string) (io.Closer, error) { return net.ListenPacket("udp", addr) }, //nolint:noctx // returns at once
+	} {
+		var freed netip.AddrPort
+		t.Run("claimed by nobody", func(t *testing.T) { freed = loopback.Addr(t) })
+		l, err := listen(freed.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := loopback.Addr(t); got == freed {
+			t.Errorf("%v has a listener for %s", got, network)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
