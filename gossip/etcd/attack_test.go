@@ -123,18 +123,11 @@ func TestClientThatNeverReads(t *testing.T) {
 	// few MB of recent changes; an unbounded queue would hold 100,000 events of
 	// over 500 bytes for the deaf client, twice over once encoded.
 	// What it still compacts is given back in a moment.
-	for over := time.After(patience); ; {
-		grown := int64(heap()) - int64(before)
-		if grown <= 48<<20 {
-			break
+	grown := func() int64 { return int64(heap()) - int64(before) }
+	for deadline := time.Now().Add(patience); grown() > 48<<20; <-time.After(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the heap grew by %d MiB", grown()>>20)
 		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-			continue
-		case <-over:
-			t.Errorf("the heap grew by %d MiB", grown>>20)
-		}
-		break
 	}
 	deaf.drain(last)
 }
