@@ -427,22 +427,28 @@ func (stuckTail) Acked(crdt.Vector) {}
 
 func (stuckTail) Close() {}
 
+// startWithStuck starts the first two of three nodes, of which the first is stuck.
+func startWithStuck(t *testing.T, c *simulate.Cluster) (stuckOne, other, third *simulate.Node) {
+	t.Helper()
+	c.Config = func(cfg *gossip.Config) {
+		if cfg.Name == c.Nodes[0].Name {
+			cfg.Store = stuck{cfg.Store}
+		}
+	}
+	for _, n := range c.Nodes[:2] {
+		if err := n.Start(c.Nodes[0].Addr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(t, 10*time.Second, "two know each other", func() bool { return whole(c.Nodes[:2]) })
+	return c.Nodes[0], c.Nodes[1], c.Nodes[2]
+}
+
 // TestStuckPeerKeepsNobodyWaiting: catching up with one peer at a time goes on
 // with the next when the first sends nothing.
 func TestStuckPeerKeepsNobodyWaiting(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, c *simulate.Cluster) {
-		n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
-		c.Config = func(cfg *gossip.Config) {
-			if cfg.Name == n1.Name {
-				cfg.Store = stuck{cfg.Store}
-			}
-		}
-		for _, n := range []*simulate.Node{n1, n2} {
-			if err := n.Start(n1.Addr); err != nil {
-				t.Fatal(err)
-			}
-		}
-		await(t, 10*time.Second, "two know each other", func() bool { return whole(c.Nodes[:2]) })
+		n1, n2, n3 := startWithStuck(t, c)
 		for i := range 1500 {
 			put(t, n2, fmt.Sprintf("/registry/pods/p%d", i), "x")
 		}
@@ -462,18 +468,7 @@ func TestStuckPeerKeepsNobodyWaiting(t *testing.T) {
 // one that is asked first has what it does not send.
 func TestBootstrapPassesAStuckPeer(t *testing.T) {
 	inBubble(t, 3, func(t *testing.T, c *simulate.Cluster) {
-		n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
-		c.Config = func(cfg *gossip.Config) {
-			if cfg.Name == n1.Name {
-				cfg.Store = stuck{cfg.Store}
-			}
-		}
-		for _, n := range []*simulate.Node{n1, n2} {
-			if err := n.Start(n1.Addr); err != nil {
-				t.Fatal(err)
-			}
-		}
-		await(t, 10*time.Second, "two know each other", func() bool { return whole(c.Nodes[:2]) })
+		n1, n2, n3 := startWithStuck(t, c)
 		put(t, n1, "/registry/pods/only", "x")
 		put(t, n2, "/registry/pods/p", "x")
 		if err := n3.Start(n1.Addr); err != nil {

@@ -87,9 +87,6 @@ func (l *link) knows() crdt.Vector {
 func (l *link) ours(t time.Time) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if t.IsZero() {
-		return t
-	}
 	return t.Add(-l.offset.Truncate(time.Second))
 }
 

@@ -104,7 +104,9 @@ func (a *Agent) readPeers(s *serf.Serf) map[string]peer {
 		}
 		ip, _ := netip.AddrFromSlice(m.Addr)
 		p := peer{name: m.Name, addr: netip.AddrPortFrom(ip.Unmap(), m.Port), card: readCard(m.Tags)}
-		p.card.restart = a.link(m.Name).ours(p.card.restart)
+		if !p.card.restart.IsZero() {
+			p.card.restart = a.link(m.Name).ours(p.card.restart)
+		}
 		switch m.Status {
 		case serf.StatusAlive:
 			p.standing = standingAlive
