@@ -20,9 +20,11 @@ func (b *Balancer) digest(svc service, slots, draining []backend, members bool, 
 	if members {
 		out = append(out, 1)
 	}
-	for _, s := range slices.Concat(slots, draining) {
-		out = append(append(out, s.Addr[:]...), s.Port[:]...)
-		out = binary.NativeEndian.AppendUint16(out, s.Flags)
+	for _, list := range [...][]backend{slots, draining} { // told apart by their flags
+		for _, s := range list {
+			out = append(append(out, s.Addr[:]...), s.Port[:]...)
+			out = binary.NativeEndian.AppendUint16(out, s.Flags)
+		}
 	}
 	for _, s := range sources {
 		out = binary.NativeEndian.AppendUint32(out, s.Bits)

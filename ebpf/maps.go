@@ -132,7 +132,7 @@ func slotsOf(s Service) []backend {
 }
 
 // drainingOf returns a slot for each backend of a frontend that drains and is not
-// among its slots.
+// among its slots, which are sorted.
 func drainingOf(f Frontend, s Service, slots []backend) []backend {
 	if f.Protocol != UDP || f.Side != Outside {
 		return nil
@@ -141,19 +141,23 @@ func drainingOf(f Frontend, s Service, slots []backend) []backend {
 	for _, b := range s.Draining {
 		to := slotOf(b)
 		to.Flags |= backendDrains
-		if !slices.ContainsFunc(slots, func(s backend) bool { return s.Addr == to.Addr && s.Port == to.Port }) {
+		if _, takes := slices.BinarySearchFunc(slots, to, byAddress); !takes {
 			out = append(out, to)
 		}
 	}
 	return distinct(out)
 }
 
+func byAddress(a, b backend) int {
+	return cmp.Or(bytes.Compare(a.Addr[:], b.Addr[:]), bytes.Compare(a.Port[:], b.Port[:]))
+}
+
 // distinct sorts the slots and leaves one of each address.
 func distinct(slots []backend) []backend {
 	slices.SortFunc(slots, func(a, b backend) int {
-		return cmp.Or(bytes.Compare(a.Addr[:], b.Addr[:]), bytes.Compare(a.Port[:], b.Port[:]), cmp.Compare(a.Flags, b.Flags))
+		return cmp.Or(byAddress(a, b), cmp.Compare(a.Flags, b.Flags))
 	})
-	return slices.CompactFunc(slots, func(a, b backend) bool { return a.Addr == b.Addr && a.Port == b.Port })
+	return slices.CompactFunc(slots, func(a, b backend) bool { return byAddress(a, b) == 0 })
 }
 
 // tableOf returns the Maglev table of the slots in parts, and its size. One

@@ -1,7 +1,6 @@
 package ebpf
 
 import (
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -247,30 +246,6 @@ func put(t testing.TB, p *packets, name string, key, value any) {
 	}
 }
 
-type testFrontend struct {
-	Addr  [16]byte
-	Port  [2]byte
-	Proto uint8
-	Side  uint8
-}
-
-type testService struct {
-	ID, Set, Slots, Affinity, Flags uint32
-	Near                            [4]backend
-}
-
-type testMember struct {
-	ID   uint32
-	Addr [16]byte
-	Port [2]byte
-	_    uint16
-}
-
-func portBytes(port uint16) (b [2]byte) {
-	binary.BigEndian.PutUint16(b[:], port)
-	return b
-}
-
 func anyAddr(family int) netip.AddrPort {
 	if family == 0 {
 		return netip.AddrPortFrom(netip.IPv4Unspecified(), nodePort)
@@ -281,53 +256,43 @@ func anyAddr(family int) netip.AddrPort {
 // serve writes a frontend as the balancer does; set is new with each change.
 func serve(t testing.TB, p *packets, f Frontend, s Service, id, set uint32) {
 	t.Helper()
-	svc := testService{ID: id, Set: set, Affinity: uint32(s.Affinity.Seconds())}
+	svc := service{ID: id, Set: set, Affinity: affinitySeconds(s.Affinity)}
 	if s.Drop {
-		svc.Flags |= 1
+		svc.Flags |= serviceDrop
 	}
 	for _, src := range s.Sources {
-		svc.Flags |= 2
-		bits := src.Bits()
-		if src.Addr().Is4() {
-			bits += 96
-		}
-		put(t, p, "moot_sources", struct {
-			Bits, ID uint32
-			Addr     [16]byte
-		}{uint32(32 + bits), id, src.Addr().As16()}, uint8(1))
+		svc.Flags |= serviceSources
+		put(t, p, "moot_sources", sourceOf(id, src), uint8(1))
 	}
-	var members testMember
-	var value uint8
 	m := p.coll.Maps["moot_members"]
-	var old []testMember
-	for it := m.Iterate(); it.Next(&members, &value); {
-		if members.ID == id {
-			old = append(old, members)
+	var old []memberKey
+	if err := list(m, func(key memberKey, _ uint8) {
+		if key.ID == id {
+			old = append(old, key)
 		}
+	}); err != nil {
+		t.Fatal(err)
 	}
-	for _, k := range old {
-		_ = m.Delete(k)
+	if err := deleteAll(m, old); err != nil {
+		t.Fatal(err)
 	}
 	slots := slotsOf(s)
-	if len(slots) <= len(svc.Near) {
-		svc.Flags |= 4
-		copy(svc.Near[:], slots)
-	}
-	for i, to := range slots {
-		if len(slots) > len(svc.Near) {
-			put(t, p, "moot_slots", [2]uint32{set, uint32(i)}, to)
+	if len(slots) <= near {
+		svc.Flags |= serviceNear
+	} else {
+		for i, to := range slots {
+			put(t, p, "moot_slots", slotKey{set, uint32(i)}, to)
 		}
-		put(t, p, "moot_members", testMember{ID: id, Addr: to.Addr, Port: to.Port}, uint8(to.Flags))
 	}
-	for _, to := range drainingOf(f, s, slots) {
-		put(t, p, "moot_members", testMember{ID: id, Addr: to.Addr, Port: to.Port}, uint8(to.Flags))
+	for _, to := range slices.Concat(slots, drainingOf(f, s, slots)) {
+		put(t, p, "moot_members", memberKey{ID: id, Addr: to.Addr, Port: to.Port}, uint8(to.Flags))
 	}
 	parts, size := tableOf(slots)
 	for i, part := range parts {
-		put(t, p, "moot_tables", [2]uint32{set, uint32(i)}, part)
+		put(t, p, "moot_tables", slotKey{set, uint32(i)}, part)
 	}
 	svc.Slots = size
-	put(t, p, "moot_services", testFrontend{f.Addr.Addr().As16(), portBytes(f.Addr.Port()), uint8(f.Protocol), uint8(f.Side)}, svc)
+	put(t, p, "moot_services", keyOf(f), valueOf(svc, slots))
 }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -63,8 +63,9 @@ type Backend struct {
 type Service struct {
 	Name     string    // "namespace/name:port", for people
 	Backends []Backend // who takes new connections; the order does not matter
-	// Draining are others that still answer: flows of datagrams from outside that
-	// were led to one stay with it. TCP connections do anyway.
+	// Draining are those that still answer, which need not leave out who takes new
+	// connections: flows of datagrams from outside that were led to one stay with
+	// it. TCP connections do anyway.
 	Draining []Backend
 	// Affinity is how long after its last connection a client comes back to the
 	// same backend, in whole seconds; 0: each connection is free.

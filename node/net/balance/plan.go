@@ -89,7 +89,10 @@ func plan(name proxy.ServicePortName, info proxy.ServicePort, endpoints []proxy.
 		far.Drop = len(local) == 0 && anywhere
 	}
 	if protocol == ebpf.UDP {
-		far.Draining = drainingOf(endpoints, far.Backends, at.ipv6)
+		// kube-proxy leaves flows of datagrams with who serves, whatever a Service's
+		// policies say by now.
+		serving := slices.DeleteFunc(slices.Clone(endpoints), func(e proxy.Endpoint) bool { return !e.IsServing() })
+		far.Draining = backendsOf(serving, at.ipv6)
 	}
 	anyAddr := netip.IPv4Unspecified()
 	if at.ipv6 {
@@ -160,24 +163,6 @@ func backendsOf(endpoints []proxy.Endpoint, ipv6 bool) []ebpf.Backend {
 			continue
 		}
 		out = append(out, ebpf.Backend{Addr: netip.AddrPortFrom(addr.Unmap(), uint16(e.Port())), Local: e.IsLocal()})
-	}
-	return out
-}
-
-// drainingOf lists who still answers, other than those who take new clients.
-// kube-proxy leaves flows of datagrams with them, whatever a Service's policies
-// say by now.
-func drainingOf(endpoints []proxy.Endpoint, taken []ebpf.Backend, ipv6 bool) []ebpf.Backend {
-	var out []ebpf.Backend
-	for _, e := range endpoints {
-		if !e.IsServing() {
-			continue
-		}
-		for _, b := range backendsOf([]proxy.Endpoint{e}, ipv6) {
-			if !slices.Contains(taken, b) {
-				out = append(out, b)
-			}
-		}
 	}
 	return out
 }

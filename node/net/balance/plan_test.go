@@ -138,7 +138,7 @@ func TestPlan(t *testing.T) {
 		{"datagrams, one drains", func(s *corev1.ServiceSpec) {
 			s.Type, s.Ports[0].NodePort, s.Ports[0].Protocol = corev1.ServiceTypeNodePort, 30080, corev1.ProtocolUDP
 		}, []string{"n1", "n2 draining", "n2 ending", "n2 unready"}, nil, false,
-			"UDP 0.0.0.0:30080 from inside: 1*\nUDP 0.0.0.0:30080 from outside: 1* (2)\nUDP 10.43.0.9:80 from inside: 1*"},
+			"UDP 0.0.0.0:30080 from inside: 1*\nUDP 0.0.0.0:30080 from outside: 1* (1) (2)\nUDP 10.43.0.9:80 from inside: 1*"},
 		{"node port, external policy", func(s *corev1.ServiceSpec) {
 			s.Type, s.Ports[0].NodePort, s.ExternalTrafficPolicy = corev1.ServiceTypeNodePort, 30080, local
 		}, []string{"n1", "n2"}, nil, false,
