@@ -33,7 +33,7 @@ const (
 type Server struct {
 	cfg    Config
 	client kubernetes.Interface
-	probe  func(listen []netip.Addr) error // whether the ports can be had
+	port   uint16 // of [Config.Listen]
 }
 
 // New returns a server. It starts nothing.
@@ -49,7 +49,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build DNS client: %w", err)
 	}
-	return &Server{cfg: cfg, client: client, probe: probePorts}, nil
+	return &Server{cfg: cfg, client: client, port: port}, nil
 }
 
 // Run serves until ctx ends, and then returns nil. The listen addresses must be
@@ -108,7 +108,7 @@ func (s *Server) begin(ctx context.Context, dns *instance, source *configSource,
 	told := ""
 	for {
 		// CoreDNS leaves behind what it has started before it finds a port taken.
-		err := s.probe(s.cfg.Listen)
+		err := s.probe()
 		if err == nil {
 			err = s.reload(dns, source)
 		}
@@ -135,10 +135,10 @@ func (s *Server) begin(ctx context.Context, dns *instance, source *configSource,
 	}
 }
 
-// probePorts says why one of the ports cannot be had, if so.
-func probePorts(listen []netip.Addr) error {
-	for _, addr := range listen {
-		at := netip.AddrPortFrom(addr, port)
+// probe says why one of the ports cannot be had, if so.
+func (s *Server) probe() error {
+	for _, addr := range s.cfg.Listen {
+		at := netip.AddrPortFrom(addr, s.port)
 		packets, err := stdnet.ListenUDP("udp", stdnet.UDPAddrFromAddrPort(at))
 		if err == nil {
 			err = packets.Close()
