@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,7 +10,10 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"runtime/pprof"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -166,15 +170,14 @@ func TestTerms(t *testing.T) {
 		}
 	}
 	// Requests that wait to be tried again take seconds to give up. What stays
-	// are the work queues of controllers that were made and never run, and what
-	// feeds them: by when a term ends that is being built, two goroutines each of
-	// up to a hundred and more. One whole term has two thousand.
-	bound := first + 60 + 3*400
-	await(t, fmt.Sprintf("goroutines to fall to %d", bound), func(context.Context) bool {
+	// are upstream's work queues of controllers that were made and never run, two
+	// goroutines each: how many depends on when a term ends that is being built.
+	bound := first + 60
+	await(t, fmt.Sprintf("goroutines but those of work queues to fall to %d", bound), func(context.Context) bool {
 		runtime.GC() // client transports go with their clients
-		return runtime.NumGoroutine() <= bound
+		return goroutines(t) <= bound
 	})
-	t.Logf("%d goroutines, %d after the first term", runtime.NumGoroutine(), first)
+	t.Logf("%d goroutines but those of work queues, %d after the first term; %d with them", goroutines(t), first, runtime.NumGoroutine())
 	slices, err := p.client.DiscoveryV1().EndpointSlices("default").List(t.Context(), metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=kubernetes"})
 	check(t, err)
 	checkStoredJSON(t, p)
@@ -336,14 +339,38 @@ func deploy(t *testing.T, p *plane, name string, ended <-chan error) {
 	})
 }
 
-// settled returns the number of goroutines once it stops falling.
+// goroutines returns how many there are but those of upstream's work queues.
+func goroutines(t *testing.T) int {
+	t.Helper()
+	var profile bytes.Buffer
+	check(t, pprof.Lookup("goroutine").WriteTo(&profile, 1))
+	n := 0
+	for stack := range strings.SplitSeq(profile.String(), "\n\n") {
+		if head := stackHead.FindStringSubmatch(stack); head != nil && !queueLoop.MatchString(stack) {
+			alike, err := strconv.Atoi(head[1])
+			check(t, err)
+			n += alike
+		}
+	}
+	return n
+}
+
+// What a goroutine profile has before the stack that some share, and in that of a
+// work queue's own.
+var (
+	stackHead = regexp.MustCompile(`(?m)^(\d+) @ `)
+	queueLoop = regexp.MustCompile(`client-go/util/workqueue\.\(\*\w+\[\.\.\.\]\)\.(waitingLoop|updateUnfinishedWorkLoop)`)
+)
+
+// settled returns the number of goroutines, but those of work queues, once it stops
+// falling.
 func settled(t *testing.T) int {
 	t.Helper()
-	last := runtime.NumGoroutine()
+	last := goroutines(t)
 	steady := 0
 	await(t, "goroutines to end", func(context.Context) bool {
 		runtime.GC()
-		now := runtime.NumGoroutine()
+		now := goroutines(t)
 		if now >= last {
 			steady++
 		} else {
