@@ -2,7 +2,6 @@ package ebpf
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,26 +16,35 @@ import (
 // large one may be, sends it in fragments that fit, and is answered.
 func TestClientsFromOutsideLearnThePathMTU(t *testing.T) {
 	everywhere(t, func(t *testing.T, l *lab, p *packets) {
-		for family, name := range families {
-			for i, pod := range []string{"poda", "podb"} {
-				id := uint32(family*2 + i + 1)
-				at := netip.AddrPortFrom(netip.MustParseAddr(addrOf["lb"][family]), uint16(80+i))
-				serve(t, p, Frontend{at, UDP, Outside}, Service{Backends: []Backend{onPod(pod, family)}}, id, id)
-				if pod == "poda" {
-					l.in("a", "ip link set pod mtu 1400")
-					l.in("poda", "ip link set eth0 mtu 1400")
-				}
-				u, err := l.dial("udp", at)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if who, err := ask(u, strings.Repeat("x", 1440)); err != nil || who != pod {
-					t.Errorf("%s: large datagram to %s: %s, %v", name, pod, who, err)
-				}
-				_ = u.Close()
+		askBothPods(t, l, p, 1440, func(pod string) {
+			if pod == "poda" {
+				l.in("a", "ip link set pod mtu 1400")
+				l.in("poda", "ip link set eth0 mtu 1400")
 			}
-		}
+		})
 	})
+}
+
+// askBothPods sends a datagram of the size to each pod through a Service and is
+// answered; before is called when the Service is there.
+func askBothPods(t *testing.T, l *lab, p *packets, size int, before func(pod string)) {
+	t.Helper()
+	for family, name := range families {
+		for i, pod := range []string{"poda", "podb"} {
+			id := uint32(family*2 + i + 1)
+			at := netip.AddrPortFrom(netip.MustParseAddr(addrOf["lb"][family]), uint16(80+i))
+			serve(t, p, Frontend{at, UDP, Outside}, Service{Backends: []Backend{onPod(pod, family)}}, id, id)
+			before(pod)
+			u, err := l.dial("udp", at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if who, err := ask(u, strings.Repeat("x", size)); err != nil || who != pod {
+				t.Errorf("%s: %d bytes to %s: %s, %v", name, size, pod, who, err)
+			}
+			_ = u.Close()
+		}
+	}
 }
 
 // A packet with a single hop left gets as far as this node, which says so.
@@ -109,7 +116,7 @@ func TestTaggedPacketsAreLeftToTheirDevice(t *testing.T) {
 	defer l.close(p)
 	to := netip.MustParseAddr(addrOf["a"][0])
 	serve(t, p, Frontend{anyAddr(0), TCP, Outside}, Service{Backends: []Backend{onPod("podb", 0)}}, 1, 1)
-	link := slices.Concat(l.hardware("a"), l.hardware("out"))
+	link := slices.Concat(l.device("a", "eth0").HardwareAddr, l.device("out", "eth0").HardwareAddr)
 	for i, tag := range [][]byte{{0x81, 0x00, 0x00, 5}, {0x81, 0x00, 0xe0, 0}, nil} {
 		client := netip.AddrPortFrom(netip.MustParseAddr(addrOf["out"][0]), uint16(40000+i))
 		in := frame{proto: TCP, src: client, dst: netip.AddrPortFrom(to, nodePort), flags: syn, ttl: 64}.bytes()
@@ -137,34 +144,16 @@ func TestTaggedPacketsAreLeftToTheirDevice(t *testing.T) {
 	}
 }
 
-func (l *lab) hardware(ns string) (addr net.HardwareAddr) {
-	l.t.Helper()
-	err := l.do(ns, func() error {
-		dev, err := netlink.LinkByName("eth0")
-		if err == nil {
-			addr = dev.Attrs().HardwareAddr
-		}
-		return err
-	})
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	return addr
-}
-
 // put sends a frame as it is by eth0.
 func (l *lab) put(ns string, frame []byte) {
 	l.t.Helper()
+	to := &unix.SockaddrLinklayer{Ifindex: l.device(ns, "eth0").Index}
 	err := l.do(ns, func() error {
-		dev, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
-		return errors.Join(unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: dev.Attrs().Index}), unix.Close(fd))
+		return errors.Join(unix.Sendto(fd, frame, 0, to), unix.Close(fd))
 	})
 	if err != nil {
 		l.t.Fatal(err)
@@ -174,23 +163,7 @@ func (l *lab) put(ns string, frame []byte) {
 // A datagram that its client sends in fragments reaches the backend, also where a
 // fragment is too large for the way there: nobody forbade to cut it again.
 func TestLargeDatagramsReachBackends(t *testing.T) {
-	everywhere(t, func(t *testing.T, l *lab, p *packets) {
-		for family, name := range families {
-			for i, pod := range []string{"poda", "podb"} {
-				id := uint32(family*2 + i + 1)
-				at := netip.AddrPortFrom(netip.MustParseAddr(addrOf["lb"][family]), uint16(80+i))
-				serve(t, p, Frontend{at, UDP, Outside}, Service{Backends: []Backend{onPod(pod, family)}}, id, id)
-				u, err := l.dial("udp", at)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if who, err := ask(u, strings.Repeat("x", 4000)); err != nil || who != pod {
-					t.Errorf("%s: to %s: %s, %v", name, pod, who, err)
-				}
-				_ = u.Close()
-			}
-		}
-	})
+	everywhere(t, func(t *testing.T, l *lab, p *packets) { askBothPods(t, l, p, 4000, func(string) {}) })
 }
 
 // A device with a qdisc that has no place for both programs is told of, and takes

@@ -147,20 +147,23 @@ func (l *lab) passBy(p *packets, device uint32, program string, in []byte) (verd
 	return verdict, out
 }
 
-func (l *lab) index(ns, device string) (index uint32) {
+// device looks at one of a machine's.
+func (l *lab) device(ns, name string) (attrs netlink.LinkAttrs) {
 	l.t.Helper()
 	err := l.do(ns, func() error {
-		dev, err := netlink.LinkByName(device)
+		dev, err := netlink.LinkByName(name)
 		if err == nil {
-			index = uint32(dev.Attrs().Index)
+			attrs = *dev.Attrs()
 		}
 		return err
 	})
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	return index
+	return attrs
 }
+
+func (l *lab) index(ns, device string) uint32 { return uint32(l.device(ns, device).Index) }
 
 // send gives moot_uplink_in the frame, which must be led on, and returns it as it
 // goes on.

@@ -327,28 +327,7 @@ func TestOverlayGuard(t *testing.T) {
 	s := newSegments(t, ModeAuto)
 	s.connect()
 	s.ip("n1", "addr add 10.1.0.77/24 dev eth0")
-	got := make(chan string, 16)
-	err := s.in("p2", func() error {
-		p, err := stdnet.ListenPacket("udp4", ":9")
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { _ = p.Close() })
-		go func() {
-			buf := make([]byte, 100)
-			for {
-				n, _, err := p.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				got <- string(buf[:n])
-			}
-		}()
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := s.datagrams("p2")
 	send := func(from, text string) {
 		t.Helper()
 		err := s.in("n1", func() error {
@@ -396,24 +375,8 @@ func TestOverlayTakesWhatIsAnsweredByALink(t *testing.T) {
 	s := newSegments(t, ModeAuto)
 	s.sh("ip netns exec %sn2 sysctl -qw net.ipv4.conf.all.rp_filter=1", s.id)
 	s.connect()
-	got := make(chan string, 1)
-	err := s.in("p2", func() error {
-		p, err := stdnet.ListenPacket("udp4", ":9")
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { _ = p.Close() })
-		go func() {
-			buf := make([]byte, 100)
-			n, _, _ := p.ReadFrom(buf)
-			got <- string(buf[:n])
-		}()
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = s.in("n1", func() error {
+	got := s.datagrams("p2")
+	err := s.in("n1", func() error {
 		conn, err := stdnet.DialUDP("udp4", nil, &stdnet.UDPAddr{IP: addr("10.2.0.2").AsSlice(), Port: DefaultOverlayPort})
 		if err != nil {
 			return err
@@ -433,6 +396,34 @@ func TestOverlayTakesWhatIsAnsweredByALink(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Errorf("the packet did not arrive\n%s", s.ip("n2", "addr show dev %s", OverlayLink))
 	}
+}
+
+// datagrams is what comes to port 9 of a namespace.
+func (s *segments) datagrams(ns string) <-chan string {
+	s.t.Helper()
+	got := make(chan string, 16)
+	err := s.in(ns, func() error {
+		p, err := stdnet.ListenPacket("udp4", ":9")
+		if err != nil {
+			return err
+		}
+		s.t.Cleanup(func() { _ = p.Close() })
+		go func() {
+			buf := make([]byte, 100)
+			for {
+				n, _, err := p.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				got <- string(buf[:n])
+			}
+		}()
+		return nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return got
 }
 
 // overlayPacket is what a VXLAN device would send: the header, and an Ethernet
