@@ -3,11 +3,13 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/mootkube/moot/gossip/store"
 )
@@ -46,21 +48,25 @@ func checkPorts(t *testing.T, nodes []*node) {
 }
 
 // checkAddress takes the address object of a Service away; the leader makes it
-// again when it next looks at the Service.
+// again once it sees the Service change after that. A look that comes before the
+// delete has reached its cache finds nothing to do, so the Service changes again.
 func checkAddress(t *testing.T, p *plane) {
 	t.Helper()
-	service, err := p.client.CoreV1().Services("default").Create(t.Context(), &corev1.Service{
+	services, addresses := p.client.CoreV1().Services("default"), p.client.NetworkingV1().IPAddresses()
+	service, err := services.Create(t.Context(), &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "addressed"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}},
 	}, metav1.CreateOptions{})
 	check(t, err)
-	addresses := p.client.NetworkingV1().IPAddresses()
 	held, err := addresses.Get(t.Context(), service.Spec.ClusterIP, metav1.GetOptions{})
 	check(t, err)
 	check(t, addresses.Delete(t.Context(), held.Name, metav1.DeleteOptions{}))
-	service.Annotations = map[string]string{"look": "again"}
-	_, err = p.client.CoreV1().Services("default").Update(t.Context(), service, metav1.UpdateOptions{})
-	check(t, err)
+	looks := 0
 	await(t, "the address to be repaired", func(ctx context.Context) bool {
+		looks++
+		_, err := services.Patch(ctx, service.Name, types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{"look":"%d"}}}`, looks), metav1.PatchOptions{})
+		if err != nil {
+			return false
+		}
 		again, err := addresses.Get(ctx, held.Name, metav1.GetOptions{})
 		return err == nil && again.UID != held.UID
 	})
