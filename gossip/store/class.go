@@ -11,6 +11,7 @@ type class struct {
 	durable    bool // written to disk before it is visible
 	replicated bool // sent to peers
 	evicted    bool // the oldest go when there are too many
+	holders    bool // changes of who holds a Lease are on disk as well, see holder.go
 }
 
 // The classes of keys.
@@ -22,6 +23,8 @@ var (
 	localDurable = class{name: "local", durable: true}
 	// memory changes so often and matters so briefly that no disk sees it.
 	memory = class{name: "memory", replicated: true}
+	// lock is memory for what is renewed all the time by who holds it.
+	lock = class{name: "lock", replicated: true, holders: true}
 	// event is memory for what piles up.
 	event = class{name: "event", replicated: true, evicted: true}
 	// derived is going to be computed from membership where it is read. Until
@@ -42,7 +45,7 @@ var classTable = []struct {
 	{"/registry/health", localMemory},              // probed, never written
 	{"/registry/ranges/", localDurable},            // allocation bitmaps, repaired from Services
 	{"/registry/leases/kube-node-lease/", derived}, // node heartbeats
-	{"/registry/leases/", memory},                  // leader election, apiserver identity
+	{"/registry/leases/", lock},                    // leader election, apiserver identity
 	{"/registry/events/", event},                   // Events
 	{"/registry/masterleases/", memory},            // apiserver endpoints
 	{"/moot/local/", localDurable},                 // this node's own

@@ -89,6 +89,7 @@ type committer struct {
 	now      time.Time                // when the present batch began
 	request  *request                 // being evaluated
 	unsaved  map[crdt.Origin]struct{} // whose claims have grown in the present batch
+	holders  map[string]bool          // keys of Leases that are on disk: whether with their present holder
 	owed     *owed                    // claims that wait for what was wiped
 
 	bulks    int      // tables made
@@ -110,6 +111,7 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 		head:     ld.head,
 		node:     s.cfg.Node,
 		unsaved:  make(map[crdt.Origin]struct{}),
+		holders:  make(map[string]bool),
 		owed:     ld.owed,
 		graves:   ld.graves,
 		rev:      crdt.Revision(ld.head.rev),
@@ -123,12 +125,13 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 	}
 }
 
-// begin reserves what the first revision needs and clears up after a
-// compaction that was cut short.
-func (c *committer) begin(garbage []version) error {
+// begin takes up the Leases that are on disk, reserves what the first revision
+// needs and clears up after a compaction that was cut short.
+func (c *committer) begin(leases []*crdt.Record, garbage []version) error {
 	now := c.store.cfg.Now()
-	c.reserved = c.reserved.raise(c.rev, c.seq, now, c.store.cfg.RevisionReserve)
 	b := c.store.db.NewBatch()
+	c.recoverHolders(b, leases, c.reserved.rev.Add(-c.store.cfg.RevisionReserve).Time(), now)
+	c.reserved = c.reserved.raise(c.rev, c.seq, now, c.store.cfg.RevisionReserve)
 	c.must(b.Set(ceilingKey, encodeCeiling(c.reserved), nil))
 	c.clearBulk(b)
 	if err := errors.Join(b.Commit(pebble.Sync), b.Close()); err != nil {
@@ -141,7 +144,8 @@ func (c *committer) begin(garbage []version) error {
 // release gives back what was reserved and not used. The committer must not be
 // used after.
 func (c *committer) release() error {
-	err := c.store.db.Set(ceilingKey, encodeCeiling(ceiling{rev: c.rev, seq: c.seq}), pebble.Sync)
+	rev := max(c.rev, crdt.RevisionAt(c.store.cfg.Now(), c.node)) // the next start sees how long ago it was
+	err := c.store.db.Set(ceilingKey, encodeCeiling(ceiling{rev: rev, seq: c.seq}), pebble.Sync)
 	if err != nil {
 		return fmt.Errorf("release revisions: %w", err)
 	}
@@ -327,17 +331,18 @@ func (c *committer) write(b *batch, r *crdt.Record, cls class, last *version) {
 	if last != nil && !r.Deleted && last.uid == hashUID(r.UID) {
 		born = last.born
 	}
-	c.append(b, r, cls, last, born)
+	kept := c.append(b, r, cls, last, born)
 	c.note(r.Dot, cls)
-	if cls.replicated && cls.durable {
+	if cls.replicated && kept {
 		c.request.hold = true
 	}
 }
 
 // append gives a change its place in history and adds it to the batch, the
 // index and, if its class says so, the disk. Replaced is the version that
-// existed before it, nil for none, and born when the life it shows began.
-func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *version, born crdt.Stamp) {
+// existed before it, nil for none, and born when the life it shows began. It
+// reports whether the change goes to disk.
+func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *version, born crdt.Stamp) (kept bool) {
 	c.rev = c.rev.Next(c.now, c.node)
 	r.Mod, r.Create, r.Version = c.rev, 0, 0
 	if !r.Deleted {
@@ -360,8 +365,10 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 			c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))
 		}
 		c.store.recent.add(r)
+		kept = true
 	} else {
 		detach(r)
+		kept = cls.holders && c.keepHolder(b, r, replaced)
 	}
 	v := newVersion(r, cls, born)
 	v.silent = r.Deleted && replaced == nil
@@ -376,6 +383,7 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 	if cls.evicted {
 		c.events.noteChange(&v, replaced, key)
 	}
+	return kept
 }
 
 // detach copies what is kept in memory for long out of the message that it came

@@ -41,10 +41,11 @@
 // # On disk
 //
 // The log is a Pebble database keyed by revision. Keys of the memory class
-// (see class.go) are never written to it. Ceilings for revisions and sequences
-// are reserved ahead of use, so that none is issued twice whatever the clock or
-// a crash does. An idle store writes nothing. What a peer sends in bulk goes in
-// as sorted tables, past the journal: see bulk.go.
+// (see class.go) are never written to it, of Leases only who holds them (see
+// holder.go). Ceilings for revisions and sequences are reserved ahead of use, so
+// that none is issued twice whatever the clock or a crash does. An idle store
+// writes nothing. What a peer sends in bulk goes in as sorted tables, past the
+// journal: see bulk.go.
 //
 // # Goroutines
 //
@@ -60,5 +61,5 @@
 // what is forgotten ([ErrForgotten]), requests over the size bound, reads and watches behind the history window
 // ([ErrCompacted]), writes to disk when the disk is nearly full ([ErrNoSpace]),
 // and a directory another process holds ([ErrLocked]). It knows nothing of
-// Kubernetes but the key prefixes in class.go, and it deletes no damaged file.
+// Kubernetes but the key prefixes in class.go and what renews a Lease, and it deletes no damaged file.
 package store

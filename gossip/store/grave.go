@@ -75,6 +75,7 @@ func (c *committer) buryOf(queue []grave, old time.Time) []grave {
 	}
 	forgotten := c.head.forgotten
 	var garbage []version
+	var leases [][]byte
 	for range buryBatch {
 		if len(queue) == 0 || queue[0].rev >= trimmed {
 			break
@@ -93,6 +94,7 @@ func (c *committer) buryOf(queue []grave, old time.Time) []grave {
 				forgotten.Join(seen)
 			}
 			garbage = append(garbage, it.versions...)
+			leases = append(leases, it.key)
 			c.head.remove(it)
 		}
 		queue = queue[1:]
@@ -100,6 +102,7 @@ func (c *committer) buryOf(queue []grave, old time.Time) []grave {
 	// What is forgotten must be on disk before what said it goes.
 	c.head.forgotten = forgotten
 	c.collect(garbage)
+	c.dropHolders(leases)
 	return queue
 }
 

@@ -15,10 +15,11 @@ import (
 
 // Keys of the log. Numbers are big-endian so that they sort.
 const (
-	logPrefix   = 'l' // revision → record
-	leasePrefix = 'e' // lease → granted seconds
-	asidePrefix = 'a' // number → record that was set aside by a wipe
-	claimPrefix = 'v' // origin → sequence up to which its changes are included
+	logPrefix    = 'l' // revision → record
+	leasePrefix  = 'e' // lease → granted seconds
+	asidePrefix  = 'a' // number → record that was set aside by a wipe
+	holderPrefix = 'h' // key of a Lease → record of its last change but for renewals
+	claimPrefix  = 'v' // origin → sequence up to which its changes are included
 )
 
 var (

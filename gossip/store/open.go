@@ -215,13 +215,17 @@ func (s *Store) load(origin crdt.Origin) error {
 	if s.lessor, err = ld.openLeases(s.db, s.cfg.Now); err != nil {
 		return err
 	}
-	s.committer = newCommitter(s, ld, reserved)
-	if err := s.committer.begin(garbage); err != nil {
+	leases, err := readHolders(s.db)
+	if err != nil {
 		return err
 	}
-	s.view.Store(ld.head.freeze())
-	s.hub.rev = ld.head.rev
-	s.pins.trimmed = ld.head.floor
+	s.committer = newCommitter(s, ld, reserved)
+	if err := s.committer.begin(leases, garbage); err != nil {
+		return err
+	}
+	s.view.Store(s.committer.freeze())
+	s.hub.rev = s.committer.head.rev
+	s.pins.trimmed = s.committer.head.floor
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -243,7 +244,7 @@ func (r *replica) write() {
 		}
 	}
 	if op.Kind == OpPut {
-		op.Value = r.value(now.KVs, uid)
+		op.Value = r.value(key, now.KVs, uid)
 	}
 	res, err := r.s.Txn(r.t.Context(), Txn{
 		If:   []Compare{{Key: []byte(key), Target: TargetMod, Relation: Equal, Int: rev}},
@@ -262,10 +263,15 @@ func (r *replica) write() {
 	}
 }
 
-// value returns a new value of a key: of the same object if there is one.
-func (r *replica) value(now []KeyValue, uid string) []byte {
+// value returns a new value of a key: of the same object if there is one. That of
+// a Lease is often renewed only.
+func (r *replica) value(key string, now []KeyValue, uid string) []byte {
 	if len(now) > 0 && uid == "" || len(now) == 0 && r.rng.IntN(3) == 0 {
 		return strconv.AppendInt(nil, r.rng.Int64N(1000), 10)
+	}
+	kind, part := "ConfigMap", "data"
+	if classOf([]byte(key)).holders {
+		kind, part = "Lease", "spec"
 	}
 	object := map[string]any{}
 	if len(now) > 0 {
@@ -274,16 +280,19 @@ func (r *replica) value(now []KeyValue, uid string) []byte {
 		}
 	} else {
 		r.uids++
-		object["apiVersion"], object["kind"] = "v1", "ConfigMap"
+		object["apiVersion"], object["kind"] = "v1", kind
 		object["metadata"] = map[string]any{"uid": fmt.Sprint("uid-", r.uids)}
-		object["data"] = map[string]any{}
+		object[part] = map[string]any{}
 	}
-	data, ok := object["data"].(map[string]any)
+	data, ok := object[part].(map[string]any)
 	if !ok {
 		data = map[string]any{}
-		object["data"] = data
+		object[part] = data
 	}
 	field := string(rune('a' + r.rng.IntN(4)))
+	if kind == "Lease" && r.rng.IntN(2) == 0 {
+		field = "renewTime"
+	}
 	if _, ok := data[field]; ok && r.rng.IntN(4) == 0 {
 		delete(data, field)
 	} else {
@@ -306,7 +315,7 @@ func (r *replica) restart() {
 	}
 	r.say("%d restarts with %s", r.id, r.vector(r.s.Vector()))
 	r.drain()
-	before := lasting(r.s.Vector())
+	before, locks := lasting(r.s.Vector()), r.locks()
 	crashed := r.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.rng.IntN(101), RNG: r.rng})
 	r.stop()
 	if r.rng.IntN(2) == 0 {
@@ -316,6 +325,25 @@ func (r *replica) restart() {
 	if now := r.s.Vector(); !now.Includes(before) || !before.Includes(now) {
 		r.t.Fatalf("replica %d claims %v after a restart, was %v", r.id, now, before)
 	}
+	if now := r.locks(); !reflect.DeepEqual(now, locks) {
+		r.t.Fatalf("replica %d has the leases %v after a restart, had %v", r.id, now, locks)
+	}
+}
+
+// locks returns what there is of Leases, but for when they were renewed.
+func (r *replica) locks() map[string]*leaseObject {
+	r.t.Helper()
+	res, err := r.s.Range(r.t.Context(), RangeRequest{Key: []byte("/registry/leases/"), End: []byte("/registry/leases0")})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	locks := map[string]*leaseObject{}
+	for _, kv := range res.KVs {
+		if l := holding(kv.Value); l != nil {
+			locks[string(kv.Key)] = l
+		}
+	}
+	return locks
 }
 
 func (r *replica) compact() {
@@ -566,7 +594,7 @@ func TestReplicasConverge(t *testing.T) {
 }
 
 func tombstones(s *Store) int {
-	return graveCount(s, durable) + graveCount(s, memory) + graveCount(s, event)
+	return graveCount(s, durable) + graveCount(s, memory) + graveCount(s, lock) + graveCount(s, event)
 }
 
 // graveCount counts the tombstones of a class.

@@ -129,6 +129,8 @@ func (c *committer) wipe(b *batch, covered crdt.Vector) error {
 		return true
 	})
 	c.owe(b, before, covered)
+	clear(c.holders)
+	c.must(c.disk(b).DeleteRange([]byte{holderPrefix}, []byte{holderPrefix + 1}, nil))
 	for _, it := range gone {
 		if c.owed != nil && !covered.Includes(c.included(it)) {
 			c.setAside(b, c.held(it.key, it.newest()))
@@ -225,7 +227,7 @@ func (c *committer) owe(b *batch, before, covered crdt.Vector) {
 // setAside keeps a record for later.
 func (c *committer) setAside(b *batch, r *crdt.Record) {
 	o := c.owed
-	if classOf(r.Key).durable {
+	if cls := classOf(r.Key); cls.durable || cls.holders {
 		c.must(c.disk(b).Set(numberKey(asidePrefix, o.next), crdt.AppendRecord(nil, r), nil))
 		o.next++
 	}

@@ -85,11 +85,28 @@ func (s *space) same(r running) {
 	s.answers("http://"+r.podIP+":8080/", "hello from "+r.pod)
 }
 
+// lock takes a Lease, and says what there is of it.
+func (s *space) lock() string {
+	s.Helper()
+	s.apply(`
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: lock}
+spec: {holderIdentity: me, leaseDurationSeconds: 15, renewTime: "2026-01-01T00:00:00.000000Z"}
+`)
+	return s.locked()
+}
+
+func (s *space) locked() string {
+	s.Helper()
+	return s.kubectl("get", "lease/lock", "-o", "jsonpath={.metadata.uid} {.spec.holderIdentity}")
+}
+
 func TestDaemonKilled(t *testing.T) {
 	s := newSpace(t)
 	r := s.run()
 	s.kubectl("create", "configmap", "last", "--from-literal=word=kept")
-	uid := s.field("configmap/last", ".metadata.uid")
+	uid, lock := s.field("configmap/last", ".metadata.uid"), s.lock()
 	runBed(t, "kill", node)
 	equal(t, "process with the daemon dead", s.containerProcess(r.uid), r.process)
 	if _, err := curl(t.Context(), "http://"+r.podIP+":8080/"); err != nil {
@@ -103,6 +120,7 @@ func TestDaemonKilled(t *testing.T) {
 	t.Logf("ready %.1f s after kill and start", time.Since(began).Seconds())
 	equal(t, "the last word", s.field("configmap/last", ".data.word"), "kept")
 	equal(t, "its uid", s.field("configmap/last", ".metadata.uid"), uid)
+	equal(t, "the lock", s.locked(), lock)
 	s.same(r)
 	// The pod is still kept: what ends in it comes back.
 	_, _ = curl(t.Context(), "http://"+r.podIP+":8080/exit?s=1")
@@ -156,12 +174,13 @@ spec:
 		t.Fatal(err)
 	}
 	s.kubectl("create", "configmap", "last", "--from-literal=word=kept")
-	uid := s.field("configmap/last", ".metadata.uid")
+	uid, lock := s.field("configmap/last", ".metadata.uid"), s.lock()
 	runBed(t, "crash", node)
 	equal(t, "power", nodeStatus(t).Power, testbed.NodeOff)
 	runBed(t, "start", node)
 	equal(t, "the last word", s.field("configmap/last", ".data.word"), "kept")
 	equal(t, "its uid", s.field("configmap/last", ".metadata.uid"), uid)
+	equal(t, "the lock", s.locked(), lock)
 	s.eventually("the same pods run again", func() error {
 		got := s.field("pods", ".items[*].status.containerStatuses[0].restartCount")
 		if got != "1 1" {
