@@ -1,14 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -16,10 +17,6 @@ import (
 
 	"github.com/mootkube/moot/node"
 )
-
-// gcPercent trades a little CPU for memory: half of what the live heap holds
-// may be garbage before a collection, where Go's default is all of it.
-const gcPercent = 50
 
 func newUp() *cobra.Command {
 	opts := options{Config: node.DefaultConfig()}
@@ -70,15 +67,17 @@ without the dashes; the command line wins.`,
 			if err := opts.Complete(); err != nil {
 				return err
 			}
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(gcPercent)
-			}
+			ctx, cancel := context.WithCancel(cmd.Context())
+			var running sync.WaitGroup
+			running.Go(func() { paceGC(ctx) })
+			defer running.Wait()
+			defer cancel()
 			began := time.Now()
 			n, err := node.New(opts.Config, log, func(e node.Progress) { printProgress(e, began) }, notifier)
 			if err != nil {
 				return err
 			}
-			err = n.Run(cmd.Context())
+			err = n.Run(ctx)
 			if errors.Is(err, node.ErrStartAgain) {
 				return startAgain(err, time.Since(began), environment, log)
 			}
