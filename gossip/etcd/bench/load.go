@@ -156,27 +156,34 @@ func countEvents(ctx context.Context, v *server) (<-chan int, error) {
 	if err != nil {
 		return nil, err
 	}
-	stream, err := pb.NewWatchClient(conn).Watch(ctx)
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, pb.Watch_Watch_FullMethodName, grpc.ForceCodecV2(raw{}))
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	create := &pb.WatchCreateRequest{Key: []byte(writePrefix), RangeEnd: prefixEnd(writePrefix), PrevKv: true}
-	if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
+	create, err := proto.Marshal(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
+		CreateRequest: &pb.WatchCreateRequest{Key: []byte(writePrefix), RangeEnd: prefixEnd(writePrefix), PrevKv: true},
+	}})
+	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	if _, err := stream.Recv(); err != nil {
+	if err := errors.Join(stream.SendMsg(&create), stream.RecvMsg((*[]byte)(nil))); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	seen := make(chan int, 1<<20)
 	go func() {
+		const events = 11 // in a WatchResponse
+		var answer []byte
 		defer close(seen)
 		defer func() { _ = conn.Close() }()
 		for {
-			r, err := stream.Recv()
+			if err := stream.RecvMsg(&answer); err != nil {
+				return
+			}
+			n, err := countFields(answer, events)
 			if err != nil {
 				return
 			}
-			seen <- len(r.Events)
+			seen <- n
 		}
 	}()
 	return seen, nil

@@ -70,8 +70,9 @@ func (m member) serve(ctx context.Context) error {
 	return fmt.Errorf("there is no server %q", m.side)
 }
 
-// gcPercent is what the daemon sets, see cmd/moot; etcd leaves it at Go's 100.
-const gcPercent = 50
+// gcPercent is what the daemon sets while it is busy, see cmd/moot; etcd leaves it
+// at Go's 100.
+const gcPercent = 200
 
 func (m member) serveMoot(ctx context.Context) error {
 	debug.SetGCPercent(gcPercent)

@@ -88,6 +88,17 @@ func readTxn(b []byte) (succeeded bool, revision int64, err error) {
 	return succeeded, revision, err
 }
 
+// countFields returns how often a message has a field.
+func countFields(b []byte, field protowire.Number) (n int, err error) {
+	err = eachField(b, func(f protowire.Number, _ uint64, _ []byte) error {
+		if f == field {
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
 // eachField calls back with the number or the bytes of every field.
 func eachField(b []byte, visit func(field protowire.Number, n uint64, bytes []byte) error) error {
 	for len(b) > 0 {
