@@ -29,8 +29,9 @@ var (
 // Agent is this node's part in the cluster. Its methods may be called from many
 // goroutines.
 type Agent struct {
-	cfg Config
-	log *slog.Logger
+	cfg     Config
+	log     *slog.Logger
+	started time.Time // what its age is counted from
 
 	ready     chan struct{}
 	setReady  func()
@@ -88,6 +89,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg:     cfg,
 		log:     cfg.Log,
+		started: time.Now(),
 		ready:   make(chan struct{}),
 		changed: newSignal(),
 		look:    newSignal(),
@@ -103,8 +105,8 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.setReady = sync.OnceFunc(func() { close(a.ready) })
 	a.acks = newAckQueue(cfg.AckWait)
-	a.members = map[string]Member{cfg.Name: a.self(time.Now())}
-	a.leader, a.term, a.since = cfg.Name, 1, time.Now()
+	a.members = map[string]Member{cfg.Name: a.self(a.started)}
+	a.leader, a.term, a.since = cfg.Name, 1, a.started
 	return a, nil
 }
 

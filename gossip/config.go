@@ -21,7 +21,8 @@ type Config struct {
 	Name string
 	// Number goes into the node's revisions; unique in the cluster.
 	Number crdt.NodeNumber
-	// Birth is when this daemon started. The oldest live birth leads.
+	// Birth is when this daemon started by its own clock, which members that have
+	// run for longer put right if need be. The oldest live birth leads.
 	Birth crdt.Stamp
 	// Cluster is the cluster's id. Members of another are refused.
 	Cluster string

@@ -18,7 +18,8 @@
 //
 // Heartbeats on those streams give a local suspicion within a second. It is
 // never gossiped: only serf declares a member dead. The leader is a pure
-// function of the members (elect.go).
+// function of the members (elect.go) and of their births, which greetings on the
+// streams keep in the order of the times for which they have run (birth.go).
 //
 // # Goroutines
 //

@@ -97,13 +97,14 @@ func (a *Agent) open(ctx context.Context, r *running, to netip.AddrPort, name st
 	defer cancel()
 	dialCtx, cancelDial := context.WithTimeout(ctx, dialTimeout)
 	defer cancelDial()
-	conn, _, err := r.port.Dial(dialCtx, to, name, ProtocolStore)
+	conn, peer, err := r.port.Dial(dialCtx, to, name, ProtocolStore)
 	if err != nil {
 		return nil, nil, welcome{}, fmt.Errorf("dial %s: %w", to, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	in := bufio.NewReaderSize(arriving{conn, heard}, 64<<10)
-	w, err := greet(conn, in, hello{Mode: mode, Cluster: a.cfg.Cluster, Name: a.cfg.Name, Birth: a.cfg.Birth})
+	own, lead := a.seniority()
+	w, err := greet(conn, in, hello{Mode: mode, Cluster: a.cfg.Cluster, Name: a.cfg.Name, Self: own, Lead: lead})
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -111,6 +112,7 @@ func (a *Agent) open(ctx context.Context, r *running, to netip.AddrPort, name st
 		_ = conn.Close()
 		return nil, nil, welcome{}, err
 	}
+	a.meet(peer, w.Self, w.Lead)
 	return conn, in, w, nil
 }
 

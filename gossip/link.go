@@ -26,6 +26,8 @@ type link struct {
 	err       string
 	roundTrip time.Duration
 	offset    time.Duration // the peer's clock minus ours
+	said      seniority     // of itself
+	saidAt    time.Time
 
 	// The stream on which the peer tails this node.
 	followers int
@@ -79,6 +81,24 @@ func (l *link) knows() crdt.Vector {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.vector.Clone()
+}
+
+// say notes how old the peer says that it is.
+func (l *link) say(s seniority) {
+	l.mu.Lock()
+	l.said, l.saidAt = s, time.Now()
+	l.mu.Unlock()
+}
+
+// seniority returns how old the peer is, zero when that is not known of the run
+// that has this birth.
+func (l *link) seniority(birth crdt.Stamp, now time.Time) seniority {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.said.birth != birth {
+		return seniority{}
+	}
+	return seniority{birth: birth, age: l.said.age + now.Sub(l.saidAt)}
 }
 
 // ours returns by this node's clock what a time by the peer's is, as far as the

@@ -183,10 +183,10 @@ func TestMessagesRoundTrip(t *testing.T) {
 			t.Errorf("read %+v, %v, wrote %+v", got, err, want)
 		}
 	}
-	h := hello{Mode: modeTail, Cluster: "c", Name: "n", Birth: 9}
+	h := hello{Mode: modeTail, Cluster: "c", Name: "n", Self: seniority{9, time.Hour}, Lead: seniority{1, 1<<63 - 1}}
 	gotHello, err := decodeHello(h.encode())
 	same(gotHello, h, err)
-	w := welcome{Name: "n", Birth: 1, Origin: 2, Revision: -3, Vector: v, Stable: v}
+	w := welcome{Name: "n", Self: seniority{1, 4}, Lead: seniority{5, 6}, Origin: 2, Revision: -3, Vector: v, Stable: v}
 	gotWelcome, err := decodeWelcome(w.encode())
 	same(gotWelcome, w, err)
 	f := fail{Code: failForgotten, Text: "why", Side: side{3, "a"}}

@@ -189,7 +189,7 @@ func (a *Agent) join(ctx context.Context, r *running, at netip.AddrPort, name st
 		return err
 	}
 	if w.Name == a.cfg.Name {
-		if w.Birth != a.cfg.Birth {
+		if w.Self.birth != a.birth() {
 			r.gate.suspect(at)
 		}
 		return nil
@@ -211,15 +211,17 @@ func (a *Agent) join(ctx context.Context, r *running, at netip.AddrPort, name st
 // settleClash finds out whether another daemon with this node's name lives at
 // an address. The older of the two stays.
 func (a *Agent) settleClash(ctx context.Context, r *running, at netip.AddrPort) error {
+	before := a.birth()
 	w, err := a.askAt(ctx, r, at, a.cfg.Name)
 	if err != nil {
 		a.log.Debug("nobody else has this node's name", "addr", at, "err", err)
 		return nil
 	}
+	own := a.birth()
 	switch {
-	case w.Birth == a.cfg.Birth && w.Origin == a.cfg.Store.Origin():
+	case w.Self.birth >= before && w.Self.birth <= own && w.Origin == a.cfg.Store.Origin():
 		return nil // it is this node, by another address
-	case w.Birth > a.cfg.Birth:
+	case w.Self.birth > own:
 		a.log.Warn("a younger member has this node's name and is to give way", "addr", at)
 		return nil
 	}

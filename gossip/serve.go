@@ -127,8 +127,10 @@ func (v *server) greet() (hello, error) {
 	if err != nil {
 		return hello{}, v.refuse(err)
 	}
+	a.meet(v.peer, h.Self, h.Lead)
+	own, lead := a.seniority()
 	w := welcome{
-		Name: a.cfg.Name, Birth: a.cfg.Birth, Origin: a.cfg.Store.Origin(),
+		Name: a.cfg.Name, Self: own, Lead: lead, Origin: a.cfg.Store.Origin(),
 		Revision: a.cfg.Store.Revision(), Vector: a.cfg.Store.Vector(), Stable: a.stability.get(),
 	}
 	v.stable = w.Stable

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"time"
 
 	"github.com/mootkube/moot/gossip/crdt"
 )
@@ -165,6 +167,23 @@ func (d *decoder) vector() crdt.Vector {
 	return v
 }
 
+// ages reads the ends of greetings. A peer of before them says nothing of ages,
+// which is as if it had just started.
+func (d *decoder) ages(self, lead *seniority) {
+	if len(d.b) == 0 {
+		return
+	}
+	self.age, lead.birth, lead.age = d.age(), crdt.Stamp(d.uint()), d.age()
+}
+
+func (d *decoder) age() time.Duration { return time.Duration(min(d.uint(), math.MaxInt64)) }
+
+func appendAges(b []byte, self, lead seniority) []byte {
+	b = binary.AppendUvarint(b, uint64(self.age))
+	b = binary.AppendUvarint(b, uint64(lead.birth))
+	return binary.AppendUvarint(b, uint64(lead.age))
+}
+
 // end reports the first error. What a newer version appended is left unread.
 func (d *decoder) end() error { return d.err }
 
@@ -191,7 +210,8 @@ type hello struct {
 	Mode    uint64
 	Cluster string
 	Name    string
-	Birth   crdt.Stamp
+	Self    seniority
+	Lead    seniority // of the leader, where the follower knows it
 }
 
 func (m *hello) encode() []byte {
@@ -199,7 +219,8 @@ func (m *hello) encode() []byte {
 	b = binary.AppendUvarint(b, m.Mode)
 	b = appendBytes(b, []byte(m.Cluster))
 	b = appendBytes(b, []byte(m.Name))
-	return binary.AppendUvarint(b, uint64(m.Birth))
+	b = binary.AppendUvarint(b, uint64(m.Self.birth))
+	return appendAges(b, m.Self, m.Lead)
 }
 
 func decodeHello(b []byte) (hello, error) {
@@ -207,14 +228,16 @@ func decodeHello(b []byte) (hello, error) {
 	if v := d.uint(); v != wireVersion {
 		return hello{}, fmt.Errorf("%w: replication protocol version %d, not %d", errWire, v, wireVersion)
 	}
-	m := hello{Mode: d.uint(), Cluster: d.text(), Name: d.text(), Birth: crdt.Stamp(d.uint())}
+	m := hello{Mode: d.uint(), Cluster: d.text(), Name: d.text(), Self: seniority{birth: crdt.Stamp(d.uint())}}
+	d.ages(&m.Self, &m.Lead)
 	return m, d.end()
 }
 
 // welcome answers a hello.
 type welcome struct {
 	Name     string
-	Birth    crdt.Stamp
+	Self     seniority
+	Lead     seniority // of the leader, where the server knows it
 	Origin   crdt.Origin
 	Revision int64
 	Vector   crdt.Vector
@@ -223,16 +246,21 @@ type welcome struct {
 
 func (m *welcome) encode() []byte {
 	b := appendBytes(nil, []byte(m.Name))
-	b = binary.AppendUvarint(b, uint64(m.Birth))
+	b = binary.AppendUvarint(b, uint64(m.Self.birth))
 	b = binary.AppendUvarint(b, uint64(m.Origin))
 	b = binary.AppendVarint(b, m.Revision)
 	b = appendVector(b, m.Vector)
-	return appendVector(b, m.Stable)
+	b = appendVector(b, m.Stable)
+	return appendAges(b, m.Self, m.Lead)
 }
 
 func decodeWelcome(b []byte) (welcome, error) {
 	d := decoder{b: b}
-	m := welcome{Name: d.text(), Birth: crdt.Stamp(d.uint()), Origin: crdt.Origin(d.uint()), Revision: d.int(), Vector: d.vector(), Stable: d.vector()}
+	m := welcome{
+		Name: d.text(), Self: seniority{birth: crdt.Stamp(d.uint())}, Origin: crdt.Origin(d.uint()),
+		Revision: d.int(), Vector: d.vector(), Stable: d.vector(),
+	}
+	d.ages(&m.Self, &m.Lead)
 	return m, d.end()
 }
 
