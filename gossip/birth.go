@@ -64,9 +64,10 @@ func (a *Agent) birth() crdt.Stamp {
 }
 
 // meet takes in what a member said in a greeting. When it returns, this node tells
-// everybody a birth that is settled with it.
-func (a *Agent) meet(name string, theirs, lead seniority) {
-	if name != a.cfg.Name {
+// everybody a birth that is settled with it, and takes part in gossip.
+func (a *Agent) meet(r *running, name string, theirs, lead seniority) {
+	twin := name == a.cfg.Name // or this node itself, at an address of its own
+	if !twin {
 		a.link(name).say(theirs)
 	}
 	own, _ := a.seniority()
@@ -76,5 +77,8 @@ func (a *Agent) meet(name string, theirs, lead seniority) {
 		if err := a.setCard(func(c *card) { c.birth = max(c.birth, birth) }); err != nil {
 			a.log.Debug("birth is not announced", "err", err)
 		}
+	}
+	if r != nil && !twin {
+		r.transport.met.Store(true)
 	}
 }

@@ -112,7 +112,7 @@ func (a *Agent) open(ctx context.Context, r *running, to netip.AddrPort, name st
 		_ = conn.Close()
 		return nil, nil, welcome{}, err
 	}
-	a.meet(peer, w.Self, w.Lead)
+	a.meet(r, peer, w.Self, w.Lead)
 	return conn, in, w, nil
 }
 

@@ -127,7 +127,7 @@ func (v *server) greet() (hello, error) {
 	if err != nil {
 		return hello{}, v.refuse(err)
 	}
-	a.meet(v.peer, h.Self, h.Lead)
+	a.meet(a.current(), v.peer, h.Self, h.Lead)
 	own, lead := a.seniority()
 	w := welcome{
 		Name: a.cfg.Name, Self: own, Lead: lead, Origin: a.cfg.Store.Origin(),

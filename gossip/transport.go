@@ -22,7 +22,8 @@ const maxPacket = 65535
 
 // transport is memberlist's way to the port. It drops what does not begin with
 // the cluster's label before memberlist sees it, and what memberlist is too
-// busy to take.
+// busy to take. Until it is met, memberlist hears nothing: members may know this node
+// from before it started, and would hear of a birth from it that is not settled.
 type transport struct {
 	port      Port
 	advertise netip.AddrPort
@@ -31,6 +32,7 @@ type transport struct {
 	streams   chan net.Conn
 	ctx       context.Context // until Shutdown; memberlist knows no contexts
 	close     func()
+	met       atomic.Bool // a greeting was exchanged with a member
 	foreign   atomic.Uint64
 	dropped   atomic.Uint64
 	refusals  limitedLog
@@ -71,6 +73,8 @@ func (t *transport) receive() error {
 			t.foreign.Add(1)
 			t.refusals.write(slog.LevelWarn, "datagram refused: not of this cluster", "from", from)
 			continue
+		case !t.met.Load():
+			continue
 		}
 		p := &memberlist.Packet{Buf: bytes.Clone(buf[:n]), From: net.UDPAddrFromAddrPort(from), Timestamp: now}
 		select {
@@ -83,6 +87,10 @@ func (t *transport) receive() error {
 
 // hand gives an accepted stream to memberlist.
 func (t *transport) hand(c net.Conn) {
+	if !t.met.Load() {
+		_ = c.Close()
+		return
+	}
 	timeout := time.NewTimer(streamTimeout)
 	defer timeout.Stop()
 	select {

@@ -194,3 +194,32 @@ func TestClockOfThePastAndOneName(t *testing.T) {
 		}
 	})
 }
+
+// TestClockOfThePastAndRestarts: members that take a restarted daemon for the one
+// before do not hear of its birth before it is settled.
+func TestClockOfThePastAndRestarts(t *testing.T) {
+	inBubble(t, 3, func(t *testing.T, c *simulate.Cluster) {
+		c.Net.Latency = 50 * time.Millisecond
+		start(t, c)
+		old := slices.Clone(c.Nodes)
+		pi := c.Add()
+		wrongAtStart(c, pi.Name, -tenYears, tenYears)
+		register(t, old[0], c.Nodes...)
+		simulate.Pass(10 * time.Second)
+		before := terms(old)
+		for range 20 {
+			if err := pi.Start(old[1].Addr); err != nil {
+				t.Fatal(err)
+			}
+			await(t, 20*time.Second, "it is in", func() bool { return whole(c.Nodes) })
+			simulate.Pass(5 * time.Second)
+			if got := terms(old); !slices.Equal(got, before) {
+				t.Fatalf("leaders seen: %v, then %v", before, got)
+			}
+			if err := pi.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			simulate.Pass(time.Second)
+		}
+	})
+}
