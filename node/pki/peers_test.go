@@ -151,6 +151,9 @@ func TestStages(t *testing.T) {
 			if err := AdoptPeers(m.dir, stage, m.name, testTime()); err != nil {
 				t.Fatalf("stage %d at %s: %v", n, m.name, err)
 			}
+			if reached, err := stages.Reached(m.dir); err != nil || reached != n+1 {
+				t.Errorf("%s has reached stage %d, not %d: %v", m.name, reached, n+1, err)
+			}
 			if !trusts(t, i, j) || !trusts(t, j, i) {
 				t.Fatalf("stage %d: members do not trust each other once %s has it", n, m.name)
 			}
@@ -173,6 +176,21 @@ func TestStages(t *testing.T) {
 	}
 	if again := ensure(t, firstDir, testParams(), testTime()); again.Cluster != first.Cluster || len(again.Issued) != 0 {
 		t.Errorf("cluster %s became %s; issued %v", first.Cluster, again.Cluster, again.Issued)
+	}
+
+	// The next rotation is ahead of this one, and what was before it behind.
+	next, err := PlanRotation(secondDir, testTime())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reached, err := next.Reached(secondDir); err != nil || reached != 0 {
+		t.Errorf("%d stages of a rotation that was only planned: %v", reached, err)
+	}
+	if err := AdoptPeers(secondDir, next.Trust, "n2", testTime()); err != nil {
+		t.Fatal(err)
+	}
+	if reached, err := stages.Reached(secondDir); err != nil || reached != 4 {
+		t.Errorf("in the next rotation, %d stages of this one: %v", reached, err)
 	}
 
 	// Who missed it all is a stranger, and a member again with a new grant.

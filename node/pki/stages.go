@@ -56,6 +56,28 @@ func PlanRotation(dir string, now time.Time) (Stages, error) {
 	return s, nil
 }
 
+// Reached counts the stages that dir has been through: none to all 3, or 4 when
+// another rotation has begun there since.
+func (s Stages) Reached(dir string) (int, error) {
+	have, err := readPeers(dir)
+	if err != nil || have == nil {
+		return 0, err
+	}
+	var last *peers
+	for n, data := range [][]byte{s.Trust, s.Issue, s.Drop} {
+		if last, err = parsePeers(data); err != nil {
+			return 0, fmt.Errorf("read stage %d of rotation: %w", n+1, err)
+		}
+		if have.equal(last) {
+			return n + 1, nil
+		}
+	}
+	if have.signer.cert.Equal(last.signer.cert) {
+		return 4, nil
+	}
+	return 0, nil
+}
+
 // AdoptPeers replaces what members recognise each other by and issues this
 // node's certificate anew when its authority changed. It refuses another
 // cluster's with [ErrOtherCluster]. It may be called while the node runs;

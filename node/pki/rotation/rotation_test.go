@@ -111,21 +111,38 @@ func (c *cluster) status() Status {
 	return s
 }
 
-// wantWhole checks that all members trust each other.
 func (c *cluster) wantWhole() {
 	c.t.Helper()
-	for a, i := range c.ids {
-		for b, j := range c.ids {
-			_, pool, err := i.TLS()
-			if err != nil {
-				c.t.Fatal(err)
-			}
+	wantWhole(c.t, c.ids)
+}
+
+// wantWhole checks that all members trust each other, and that each opens what
+// another encrypts.
+func wantWhole(t testing.TB, ids map[string]*pki.PeerIdentity) {
+	t.Helper()
+	for a, i := range ids {
+		_, pool, err := i.TLS()
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys, err := i.GossipKeys()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for b, j := range ids {
 			cert, _, err := j.TLS()
 			if err != nil {
-				c.t.Fatal(err)
+				t.Fatal(err)
 			}
 			if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: testTime()}); err != nil {
-				c.t.Fatalf("%s does not trust %s: %v", a, b, err)
+				t.Fatalf("%s does not trust %s: %v", a, b, err)
+			}
+			theirs, err := j.GossipKeys()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(keys, func(key []byte) bool { return bytes.Equal(key, theirs[0]) }) {
+				t.Fatalf("%s cannot open what %s encrypts", a, b)
 			}
 		}
 	}

@@ -131,8 +131,7 @@ func (r *Runner) take(ctx context.Context, rec *record) error {
 		if err != nil {
 			return fmt.Errorf("take keys of stage %s: %w", rec.Stage, err)
 		}
-		data := map[Stage][]byte{StageTrust: stages.Trust, StageIssue: stages.Issue, StageDrop: stages.Drop}[rec.Stage]
-		if err := pki.AdoptPeers(r.cfg.Dir, data, r.cfg.Name, r.cfg.Now()); err != nil {
+		if err := r.adopt(stages, rec.Stage); err != nil {
 			return fmt.Errorf("take keys of stage %s: %w", rec.Stage, err)
 		}
 		if err := r.cfg.Taken(); err != nil {
@@ -157,6 +156,19 @@ func (r *Runner) take(ctx context.Context, rec *record) error {
 	}
 	r.cfg.Log.Info("took members' keys", "rotation", rec.ID, "stage", string(rec.Stage))
 	return nil
+}
+
+// adopt writes the keys of a stage, unless those here are further already: a
+// joiner's replica may come from a member that is behind the one that gave it
+// its keys. To go back would lock it out, as the others move on without it
+// until they know of it.
+func (r *Runner) adopt(stages pki.Stages, stage Stage) error {
+	reached, err := stages.Reached(r.cfg.Dir)
+	if err != nil || reached > stage.order()+1 {
+		return err
+	}
+	data := map[Stage][]byte{StageTrust: stages.Trust, StageIssue: stages.Issue, StageDrop: stages.Drop}[stage]
+	return pki.AdoptPeers(r.cfg.Dir, data, r.cfg.Name, r.cfg.Now())
 }
 
 // waiting names the members that have not taken the record's stage.
