@@ -96,3 +96,21 @@ func TestJoinerIsARotationAheadOfItsReplica(t *testing.T) {
 	c.wantWhole()
 	c.wantNewKeysAlone()
 }
+
+// A member's word that it has taken a stage comes after the machines that it let
+// in before: the leader must not see the word without them, however the two
+// reach it while it looks.
+func TestJoinerComesWhileTheLeaderLooks(t *testing.T) {
+	c := newReplicas(t, "n1", "n2")
+	c.rotate("n1")
+	c.step("n1")
+	c.admit("n3", "n2")
+	c.pull("n2", "n1")
+	c.step("n2")
+	c.members["n1"].listed = func() { c.pull("n1", "n2") }
+	c.step("n1", "n1", "n1", "n1")
+	if s := c.status("n1"); s.Stage != StageTrust || !slices.Equal(s.Waiting, []string{"n3"}) {
+		t.Errorf("without n3: %+v", s)
+	}
+	c.wantWhole()
+}

@@ -30,6 +30,7 @@ type member struct {
 	runner             *Runner // nil before the first start
 	id                 *pki.PeerIdentity
 	leads              bool
+	listed             func() // called when the register has been read, if set
 }
 
 func newReplicas(t testing.TB, names ...string) *replicas {
@@ -104,6 +105,9 @@ func (c *replicas) run(m *member) {
 				names = append(names, strings.TrimPrefix(key, membersPrefix))
 			}
 			slices.Sort(names)
+			if m.listed != nil {
+				m.listed()
+			}
 			return names, nil
 		},
 		Leads: func() bool { return m.leads }, Taken: func() error { return nil },

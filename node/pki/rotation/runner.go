@@ -176,15 +176,17 @@ func (r *Runner) waiting(ctx context.Context, rec *record) ([]string, error) {
 	if rec.Stage == StageDone {
 		return nil, nil
 	}
-	members, err := r.cfg.Members(ctx)
-	if err != nil {
-		return nil, err
-	}
 	end := []byte(takenPrefix)
 	end[len(end)-1]++
 	result, err := r.cfg.Store.Range(ctx, store.RangeRequest{Key: []byte(takenPrefix), End: end})
 	if err != nil {
 		return nil, fmt.Errorf("read members' stages: %w", err)
+	}
+	// The register comes second: it holds whom a member let in before it gave its
+	// word, and who may have got the keys of the stage before.
+	members, err := r.cfg.Members(ctx)
+	if err != nil {
+		return nil, err
 	}
 	have := map[string]bool{}
 	for _, kv := range result.KVs {
