@@ -74,8 +74,8 @@ func newDaemon(t *testing.T) *daemon {
 	}
 	db := runStore(t, filepath.Join(dir, "store"))
 	runner, err := rotation.New(rotation.Config{
-		Name: "n1", Dir: filepath.Join(dir, "pki"), Store: db,
-		Members: func(context.Context) ([]string, error) { return []string{"n1"}, nil },
+		Name: "n1", Machine: "machine", Dir: filepath.Join(dir, "pki"), Store: db,
+		Members: func(context.Context) (map[string]string, error) { return map[string]string{"n1": "machine"}, nil },
 		Leads:   func() bool { return true }, Taken: func() error { return nil },
 		Now: time.Now, Log: slog.New(slog.DiscardHandler), Every: time.Second,
 	})

@@ -33,15 +33,19 @@ func (m *membership) settings() join.Settings {
 
 // rotation takes this node through rotations of the members' keys.
 func (n *Node) rotation(r *replica) (*rotation.Runner, error) {
+	machine, err := join.Machine(n.cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
 	return rotation.New(rotation.Config{
-		Name: n.cfg.NodeName, Dir: n.cfg.pkiDir(), Store: r.db,
-		Members: func(ctx context.Context) ([]string, error) {
+		Name: n.cfg.NodeName, Machine: machine.Hash(), Dir: n.cfg.pkiDir(), Store: r.db,
+		Members: func(ctx context.Context) (map[string]string, error) {
 			list, err := r.registry.List(ctx)
-			names := make([]string, 0, len(list))
+			machines := make(map[string]string, len(list))
 			for _, m := range list {
-				names = append(names, m.Name)
+				machines[m.Name] = m.Machine
 			}
-			return names, err
+			return machines, err
 		},
 		Leads: func() bool { return leads(r.agent) },
 		Taken: func() error { return n.takeKeys(r) },

@@ -1,7 +1,9 @@
 package join
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,6 +73,13 @@ type answer struct {
 
 // Secret is text that is kept out of logs and messages.
 type Secret string
+
+// Hash is what is kept of the secret where all members can read: how the register
+// knows a machine by the secret of its data directory.
+func (s Secret) Hash() string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
 
 // LogValue keeps the secret out of logs.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }

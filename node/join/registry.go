@@ -93,7 +93,7 @@ func (r *Registry) Settle(ctx context.Context, self Self, entering bool) (Regist
 	if err != nil {
 		return Registration{}, err
 	}
-	machine := hashOf(string(self.Machine))
+	machine := self.Machine.Hash()
 	known := slices.ContainsFunc(all, func(m Registration) bool { return m.Name == self.Name })
 	if !known && !entering && len(all) > 0 {
 		return Registration{}, fmt.Errorf("register %s: %w; remove its data directory and join it again with a token", self.Name, ErrRemoved)
@@ -153,7 +153,7 @@ func (r *Registry) admit(ctx context.Context, req Request, live []Live, by strin
 	if err != nil {
 		return Registration{}, nil, err
 	}
-	machine := hashOf(string(req.Machine))
+	machine := req.Machine.Hash()
 	if refusal := conflict(req, machine, all, live); refusal != nil {
 		return Registration{}, refusal, nil
 	}

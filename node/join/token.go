@@ -69,9 +69,9 @@ func (t Token) GoString() string { return t.String() }
 // LogValue names the token without its secret.
 func (t Token) LogValue() slog.Value { return slog.StringValue(t.ID) }
 
-func parseCredential(s Secret) (id, secret string, ok bool) {
-	id, secret, ok = strings.Cut(string(s), ".")
-	return id, secret, ok && isHex(id, idDigits) && isHex(secret, 2*secretBytes)
+func parseCredential(s Secret) (id string, secret Secret, ok bool) {
+	id, rest, ok := strings.Cut(string(s), ".")
+	return id, Secret(rest), ok && isHex(id, idDigits) && isHex(rest, 2*secretBytes)
 }
 
 func isHex(s string, digits int) bool {
@@ -84,9 +84,4 @@ func isHex(s string, digits int) bool {
 		}
 	}
 	return true
-}
-
-func hashOf(secret string) string {
-	sum := sha256.Sum256([]byte(secret))
-	return hex.EncodeToString(sum[:])
 }

@@ -83,7 +83,7 @@ func (t *Tokens) Create(ctx context.Context, pin string, ttl time.Duration, desc
 		return Token{}, TokenInfo{}, err
 	}
 	now := t.now().UTC().Truncate(time.Second)
-	info := TokenInfo{ID: token.ID, Hash: hashOf(string(token.Secret)), Pin: pin, Description: description, Created: now}
+	info := TokenInfo{ID: token.ID, Hash: token.Secret.Hash(), Pin: pin, Description: description, Created: now}
 	if ttl > 0 {
 		info.Expires = now.Add(ttl)
 	}
@@ -155,7 +155,7 @@ func (t *Tokens) check(ctx context.Context, credential Secret) (TokenInfo, *Refu
 			return TokenInfo{}, nil, fmt.Errorf("read token: %w", err)
 		}
 	}
-	if subtle.ConstantTimeCompare([]byte(hashOf(secret)), []byte(info.Hash)) != 1 {
+	if subtle.ConstantTimeCompare([]byte(secret.Hash()), []byte(info.Hash)) != 1 {
 		return TokenInfo{}, unknown, nil
 	}
 	if now := t.now(); info.Expired(now) {

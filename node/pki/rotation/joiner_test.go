@@ -114,3 +114,28 @@ func TestJoinerComesWhileTheLeaderLooks(t *testing.T) {
 	}
 	c.wantWhole()
 }
+
+// What a machine that is gone said by its name is not the word of the next one.
+func TestJoinerHasANameThatWasUsedBefore(t *testing.T) {
+	c := newReplicas(t, "n1", "n2", "n3")
+	c.rotate("n1")
+	c.reach(StageTrust)
+	c.step("n1")
+	c.pull("n3", "n1")
+	c.step("n1", "n3")
+	c.pull("n1", "n3") // n3's word that it has changed to the new keys, and then it is gone
+	c.remove("n3", "n1")
+	c.pull("n2", "n1")
+	c.admit("n3", "n2") // which has not changed yet
+	c.step("n2")
+	c.pull("n1", "n2")
+	c.step("n1", "n1")
+	if s := c.status("n1"); s.Stage != StageIssue || !slices.Equal(s.Waiting, []string{"n3"}) {
+		t.Errorf("with n3 not started: %+v", s)
+	}
+	c.wantWhole()
+	c.begin("n3", "n1")
+	c.reach(StageDone)
+	c.wantWhole()
+	c.wantNewKeysAlone()
+}

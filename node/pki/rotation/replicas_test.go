@@ -98,17 +98,16 @@ func (c *replicas) run(m *member) {
 	c.t.Helper()
 	var err error
 	if m.runner, err = New(Config{
-		Name: m.name, Dir: m.dir, Store: m.view,
-		Members: func(context.Context) ([]string, error) {
-			var names []string
-			for key := range m.view.under(membersPrefix, membersPrefix+"~") {
-				names = append(names, strings.TrimPrefix(key, membersPrefix))
+		Name: m.name, Machine: m.machine, Dir: m.dir, Store: m.view,
+		Members: func(context.Context) (map[string]string, error) {
+			machines := map[string]string{}
+			for key, c := range m.view.under(membersPrefix, membersPrefix+"~") {
+				machines[strings.TrimPrefix(key, membersPrefix)] = string(c.value)
 			}
-			slices.Sort(names)
 			if m.listed != nil {
 				m.listed()
 			}
-			return names, nil
+			return machines, nil
 		},
 		Leads: func() bool { return m.leads }, Taken: func() error { return nil },
 		Now: testTime, Log: slog.New(slog.DiscardHandler), Every: time.Second,
@@ -207,4 +206,10 @@ func (c *replicas) wantNewKeysAlone() {
 	if len(pins) != 1 {
 		c.t.Errorf("%d authorities are in use", len(pins))
 	}
+}
+
+// remove takes a member that is dead off the register.
+func (c *replicas) remove(name, by string) {
+	c.members[by].view.put(membersPrefix+name, nil)
+	delete(c.members, name)
 }

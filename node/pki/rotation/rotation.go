@@ -40,11 +40,13 @@ type Store interface {
 
 // Config is what a [Runner] needs to know. All fields are required.
 type Config struct {
-	Name  string // this member's
-	Dir   string // of the keys, as for pki.Ensure
-	Store Store
-	// Members returns the names of all registered members, this one included.
-	Members func(ctx context.Context) ([]string, error)
+	Name    string // this member's
+	Machine string // this member's, as the register knows it
+	Dir     string // of the keys, as for pki.Ensure
+	Store   Store
+	// Members returns the machines of all registered members by the members'
+	// names, this one included.
+	Members func(ctx context.Context) (map[string]string, error)
 	// Leads reports whether this member leads: the leader moves a rotation on.
 	Leads func() bool
 	// Taken is called after other keys were written to Dir, to put them to use.

@@ -81,11 +81,17 @@ func newCluster(t *testing.T, names ...string) *cluster {
 func (c *cluster) start(name, dir string) {
 	c.t.Helper()
 	r, err := New(Config{
-		Name: name, Dir: dir, Store: c.db,
-		Members: func(context.Context) ([]string, error) { return c.members, nil },
-		Leads:   func() bool { return c.leader == name },
-		Taken:   func() error { c.used[name]++; return nil },
-		Now:     testTime, Log: slog.New(slog.DiscardHandler), Every: time.Second,
+		Name: name, Machine: "machine of " + name, Dir: dir, Store: c.db,
+		Members: func(context.Context) (map[string]string, error) {
+			machines := map[string]string{}
+			for _, name := range c.members {
+				machines[name] = "machine of " + name
+			}
+			return machines, nil
+		},
+		Leads: func() bool { return c.leader == name },
+		Taken: func() error { c.used[name]++; return nil },
+		Now:   testTime, Log: slog.New(slog.DiscardHandler), Every: time.Second,
 	})
 	if err != nil {
 		c.t.Fatal(err)

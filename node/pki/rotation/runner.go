@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,10 +30,12 @@ type record struct {
 	Sealed  []byte    `json:"sealed,omitempty"` // pki.Stages, encrypted; gone once done
 }
 
-// taken is a member's word that it works with the keys of a stage.
+// taken is a member's word that it works with the keys of a stage. It is the word
+// of the machine that has the name, not of one that had it before.
 type taken struct {
-	ID    string `json:"id"`
-	Stage Stage  `json:"stage"`
+	ID      string `json:"id"`
+	Stage   Stage  `json:"stage"`
+	Machine string `json:"machine"`
 }
 
 // order ranks the stages.
@@ -61,8 +64,8 @@ type Runner struct {
 // New returns a runner that starts nothing.
 func New(cfg Config) (*Runner, error) {
 	switch {
-	case cfg.Name == "" || cfg.Dir == "":
-		return nil, errors.New("validate rotation config: no name or directory")
+	case cfg.Name == "" || cfg.Machine == "" || cfg.Dir == "":
+		return nil, errors.New("validate rotation config: no name, machine or directory")
 	case cfg.Store == nil || cfg.Members == nil || cfg.Leads == nil || cfg.Taken == nil || cfg.Now == nil || cfg.Log == nil:
 		return nil, errors.New("validate rotation config: no store, members, leader, hook, clock or logger")
 	case cfg.Every <= 0:
@@ -125,7 +128,7 @@ func (r *Runner) step(ctx context.Context) error {
 
 // take puts the stage's keys to use here, once, and says so.
 func (r *Runner) take(ctx context.Context, rec *record) error {
-	mine := taken{ID: rec.ID, Stage: rec.Stage}
+	mine := taken{ID: rec.ID, Stage: rec.Stage, Machine: r.cfg.Machine}
 	if r.done != mine {
 		stages, err := r.unseal(rec.Sealed)
 		if err != nil {
@@ -188,17 +191,23 @@ func (r *Runner) waiting(ctx context.Context, rec *record) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	have := map[string]bool{}
+	have := map[string]string{} // machines by names
 	for _, kv := range result.KVs {
 		var t taken
 		if err := json.Unmarshal(kv.Value, &t); err != nil {
 			continue // it says nothing
 		}
 		if t.ID == rec.ID && t.Stage.order() >= rec.Stage.order() {
-			have[strings.TrimPrefix(string(kv.Key), takenPrefix)] = true
+			have[strings.TrimPrefix(string(kv.Key), takenPrefix)] = t.Machine
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(members), func(name string) bool { return have[name] }), nil
+	var waiting []string
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		if machine, ok := have[name]; !ok || machine != members[name] {
+			waiting = append(waiting, name)
+		}
+	}
+	return waiting, nil
 }
 
 // Start begins a rotation. It returns [ErrUnderWay] when one has not ended.
