@@ -12,6 +12,20 @@
 // up at its stage, not the cluster; it goes on when the member is back or was
 // removed.
 //
+// # Machines that join meanwhile
+//
+// A machine gets the keys that the member has which lets it in, and that member
+// may be a stage behind. It is a member before it gets them, and is waited for as
+// one, also before its first start: changes reach the leader in the order in which
+// they were made, so with a member's word that it has taken a stage come all
+// machines that it gave the keys of the stage before. This needs that the words
+// are read before the register, that a word counts for the machine that gave it
+// and not for the next one by its name, and that no member ever goes back to an
+// earlier stage, whatever its replica says. Then no member is ever two stages
+// behind another.
+//
+// # Keys in the record
+//
 // The keys in the record are encrypted with one derived from the Kubernetes
 // authority's, which every member holds; they are taken out once all is done.
 //
