@@ -315,6 +315,68 @@ func TestRejoinOfALivingMember(t *testing.T) {
 	}
 }
 
+// Who sees a member's word that it has taken the next stage of a rotation has to
+// see the machines that have the keys of the one before from it.
+func TestRegisteredBeforeItGetsKeys(t *testing.T) {
+	m := newMember(t)
+	read := m.cfg.Material
+	m.cfg.Material = func() (pki.Material, error) {
+		members, err := m.registry.List(t.Context())
+		if err != nil || len(members) != 2 || members[1].Name != "n2" {
+			t.Errorf("members %+v: %v", members, err)
+		}
+		return read()
+	}
+	m.serve()
+	if _, err := m.dialer(m.token(0)).Do(t.Context(), m.address); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A machine that was let in and stopped before it kept what it was given is
+// waited for as a member; when the others have gone on to the new authority
+// meanwhile, it takes its joining up with a token made since.
+func TestJoiningIsTakenUpDuringARotation(t *testing.T) {
+	m := newMember(t)
+	m.serve()
+	old := m.token(0)
+	first, err := m.dialer(old).Do(t.Context(), m.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := pki.Import(dir, first.Material); err != nil {
+		t.Fatal(err)
+	}
+	stages, err := pki.PlanRotation(m.dir, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.adopt(stages.Trust)
+	theirs, err := ensureKeys(t, dir, "n2").PeerIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantMutualTrust(t, m.identity, theirs)
+	m.stop()
+	m.adopt(stages.Issue)
+	m.serve()
+	if _, err := m.dialer(old).Do(t.Context(), m.address); !errors.Is(err, ErrNotTheCluster) || !strings.Contains(err.Error(), "moot token create") {
+		t.Errorf("with the old token: %v", err)
+	}
+	again, err := m.dialer(m.token(0)).Do(t.Context(), m.address)
+	if err != nil || again.Number != first.Number {
+		t.Fatalf("grant %v, was %v: %v", again, first, err)
+	}
+	if err := pki.Import(dir, again.Material); err != nil {
+		t.Fatal(err)
+	}
+	ensureKeys(t, dir, "n2")
+	wantMutualTrust(t, m.identity, theirs)
+	m.adopt(stages.Drop)
+	wantMutualTrust(t, m.identity, theirs)
+}
+
 func TestTooManyAttempts(t *testing.T) {
 	m := newMember(t)
 	m.serve()

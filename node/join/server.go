@@ -153,6 +153,8 @@ func (s *Server) decide(ctx context.Context, req Request) (*Grant, *Refusal, err
 	if err != nil || refusal != nil {
 		return nil, refusal, err
 	}
+	// It is a member before the keys are read: a rotation waits for whom it gave
+	// keys to.
 	material, err := s.cfg.Material()
 	if err != nil {
 		return nil, nil, err
