@@ -32,9 +32,10 @@ func newKeysRotate() *cobra.Command {
 		Long: `Replace what members recognise each other by: the authority of their
 certificates, every member's certificate, and the gossip key. All members first
 learn to accept the new, then use it, then forget the old, each step once every
-registered member has taken the one before. A member that is away holds the
-rotation up until it is back or was removed (moot remove). Join tokens made
-before it are useless afterwards.
+registered member has taken the one before. A member that is away, and a machine
+that was let in and has not started yet, holds the rotation up until it is there
+or was removed (moot remove). One that was removed joins again with a new token
+and an empty data directory. Join tokens made before are useless afterwards.
 
 Not replaced: the Kubernetes authorities and the service account key, which
 kubeconfigs, pods and issued tokens depend on. The certificates that nodes issue
