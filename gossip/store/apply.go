@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/mootkube/moot/gossip/crdt"
 )
@@ -14,11 +15,12 @@ import (
 // [Frame.Vector]. It returns once the changes are durable and visible.
 //
 // It fails with [ErrRejected] when a record is none that a peer may send, and
-// with [crdt.ErrDrift] when a stamp is further ahead of the local clock than
-// Config.MaxDrift; upTo is not claimed then.
+// with [crdt.ErrDrift] when a stamp is further ahead than Config.MaxDrift
+// of the local clock and of what the store had when it was opened; upTo is not claimed then.
 func (s *Store) Apply(ctx context.Context, records []*crdt.Record, upTo crdt.Vector) error {
+	now := s.atLeast(s.cfg.Now())
 	for _, r := range records {
-		if err := s.checkRecord(r); err != nil {
+		if err := s.checkRecord(r, now); err != nil {
 			return err
 		}
 	}
@@ -30,8 +32,19 @@ func (s *Store) Apply(ctx context.Context, records []*crdt.Record, upTo crdt.Vec
 	return s.submit(ctx, &request{do: func(c *committer, b *batch) error { return c.applyAll(b, records, upTo) }})
 }
 
+// atLeast returns the later of now and the time that it must be: what the store had
+// is of the past, and some time went by since it was opened. After a power loss
+// machines without a clock of their own begin at times that are hours apart; they
+// would refuse each other's changes until a time server is there again.
+func (s *Store) atLeast(now time.Time) time.Time {
+	if then := s.newest.Add(now.Sub(s.opened)); then.After(now) {
+		return then
+	}
+	return now
+}
+
 // checkRecord refuses what no peer may send.
-func (s *Store) checkRecord(r *crdt.Record) error {
+func (s *Store) checkRecord(r *crdt.Record, now time.Time) error {
 	if err := r.Valid(); err != nil {
 		return fmt.Errorf("apply: %w: %w", ErrRejected, err)
 	}
@@ -48,7 +61,7 @@ func (s *Store) checkRecord(r *crdt.Record) error {
 	case int64(r.Dot.Seq) <= 0:
 		return fmt.Errorf("apply key %q: %w: sequence %d is out of range", r.Key, ErrRejected, r.Dot.Seq)
 	}
-	if _, err := (crdt.Clock{}).Observe(s.cfg.Now(), r.Latest(), s.cfg.MaxDrift); err != nil {
+	if _, err := (crdt.Clock{}).Observe(now, r.Latest(), s.cfg.MaxDrift); err != nil {
 		return fmt.Errorf("apply key %q of origin %s: %w", r.Key, r.Dot.Origin, err)
 	}
 	return nil

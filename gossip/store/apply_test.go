@@ -29,6 +29,29 @@ func remote(key, value string, seq uint64, at time.Time) *crdt.Record {
 	return crdt.Put(nil, []byte(key), []byte(value), crdt.Dot{Origin: origin, Seq: seq}, crdt.StampAt(at), crdt.Change{})
 }
 
+// TestClocksAfterAPowerLoss: machines that keep no time while they are off start at
+// times hours apart, the same for all that they know. They exchange their changes,
+// and still refuse those of a clock that is ahead of all.
+func TestClocksAfterAPowerLoss(t *testing.T) {
+	a, b := pair(t, nil)
+	put(t, a.s, "/registry/x/before", "x")
+	a.settle()
+	for r, behind := range map[*replica]time.Duration{a: 10 * time.Minute, b: 3 * time.Hour} {
+		r.cfg.Now = func() time.Time { return time.Now().Add(-behind) }
+		r.restart()
+	}
+	put(t, a.s, "/registry/x/after", "x")
+	put(t, b.s, "/registry/y/after", "x")
+	a.settle()
+	a.check()
+	for what, ahead := range map[time.Duration]error{4 * time.Minute: nil, 6 * time.Minute: crdt.ErrDrift} {
+		err := b.s.Apply(t.Context(), []*crdt.Record{remote(fmt.Sprint("/registry/z/", what), "x", uint64(what), time.Now().Add(what))}, nil)
+		if !errors.Is(err, ahead) {
+			t.Errorf("a change of a clock that is %v ahead: %v, want %v", what, err, ahead)
+		}
+	}
+}
+
 func TestApplyRefuses(t *testing.T) {
 	a, _ := pair(t, nil)
 	put(t, a.s, "/registry/pods/a", "1")

@@ -71,7 +71,8 @@ type Config struct {
 	// release has been called, which may happen at once, later or never: closing
 	// the store answers the rest. Hold must not block.
 	Hold func(rev int64, release func())
-	// MaxDrift is how far ahead of Now a peer's stamp may be.
+	// MaxDrift is how far ahead of Now a peer's stamp may be, or ahead of what the
+	// store had when it was opened when Now is behind that.
 	MaxDrift time.Duration
 	// TombstoneKeep bounds how long deletes are remembered for peers that have
 	// not seen them.

@@ -28,6 +28,8 @@ type Store struct {
 	mark  *endMark
 
 	options *pebble.Options
+	opened  time.Time // by the local clock
+	newest  time.Time // of the changes that were there then
 
 	view   atomic.Pointer[view] // what is visible
 	recent *recent

@@ -43,7 +43,8 @@ type node struct {
 	pending []*group
 	syncing bool
 	clock   crdt.Clock
-	waiting []*write // on disk here, not acknowledged yet
+	newest  time.Time // of the changes that it had when it started
+	waiting []*write  // on disk here, not acknowledged yet
 
 	knows  map[string]crdt.Vector // what other members include, as they said
 	stable crdt.Vector
@@ -150,7 +151,11 @@ func (n *node) remove(g *group, key string) *crdt.Record {
 
 // apply takes in a frame of a peer's.
 func (n *node) apply(records []*crdt.Record, upTo crdt.Vector) error {
+	then := n.newest.Add(time.Duration(n.w.now-n.since) * time.Microsecond)
 	limit := crdt.StampAt(n.wall().Add(maxDrift))
+	if then.After(n.wall()) {
+		limit = crdt.StampAt(then.Add(maxDrift))
+	}
 	own := n.head.origin
 	ahead := upTo[own]
 	for _, r := range records {

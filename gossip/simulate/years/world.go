@@ -229,6 +229,7 @@ func (w *world) start(n *node) {
 	for _, it := range n.disk.keys {
 		n.clock.High = max(n.clock.High, it.rec.Latest())
 	}
+	n.newest = n.clock.High.Time()
 	w.links()
 	w.planServe(n)
 }
