@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -20,7 +21,12 @@ import (
 func (s *Store) Apply(ctx context.Context, records []*crdt.Record, upTo crdt.Vector) error {
 	now := s.atLeast(s.cfg.Now())
 	for _, r := range records {
-		if err := s.checkRecord(r, now); err != nil {
+		err := s.checkRecord(r, now)
+		if errors.Is(err, crdt.ErrDrift) && s.cfg.Behind != nil {
+			now = s.atLeast(s.cfg.Now().Add(s.cfg.Behind()))
+			err = s.checkRecord(r, now)
+		}
+		if err != nil {
 			return err
 		}
 	}
