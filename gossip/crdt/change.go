@@ -40,6 +40,9 @@ func DescribeChange(held, value []byte, schema Schema) Change {
 		APIVersion: now.get("apiVersion").text(),
 		Generation: now.at("metadata", "generation").integer(),
 	}
+	if len(ch.UID) > maxNameBytes || len(ch.APIVersion) > maxNameBytes {
+		return Change{} // no object of Kubernetes' has such
+	}
 	ch.Step = ch.Generation
 	old := parseObject(held)
 	if old == nil || old.at("metadata", "uid").text() != ch.UID {

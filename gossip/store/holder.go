@@ -19,8 +19,13 @@ import (
 // disk as well: the record, under its key, in place of the one before. A start
 // finds there what this replica once held, and peers that know more tell.
 //
-// A delete takes its place there, too, until its tombstone goes. A replica that was down
-// for so long that peers may have forgotten a delete forgets its Leases.
+// A delete takes its place there, too, until its tombstone goes. A replica that was
+// down for so long that peers may have forgotten a delete forgets its Leases.
+//
+// What a start finds has dots of an origin that ended with the start before. Peers
+// that ran on claim it, and tell what else it did. When all were down, nobody can
+// claim it any more, as nobody has all that it did: its changes are orphans. No
+// vector tells of them, so they are in none that a peer is held to.
 
 func holderKey(key []byte) []byte { return append([]byte{holderPrefix}, key...) }
 
@@ -28,26 +33,22 @@ func holderKey(key []byte) []byte { return append([]byte{holderPrefix}, key...) 
 // before it, nil for none, and reports whether it did.
 func (c *committer) keepHolder(b *batch, r *crdt.Record, before *version) bool {
 	key := string(r.Key)
-	current, onDisk := c.holders[key]
-	switch isLease := r.Lease == 0 && holding(r.Value) != nil; {
-	case !onDisk && !isLease:
-		return false
-	case !isLease && !r.Deleted:
-		c.must(c.disk(b).Delete(holderKey(r.Key), nil))
-		delete(c.holders, key)
-		return false
-	case current && before != nil && renews(before.rec.Value, r.Value):
+	_, kept := c.holders[key]
+	isLease := r.Lease == 0 && holding(r.Value) != nil
+	if !kept && !isLease || kept && before != nil && renews(before.rec.Value, r.Value) {
 		return false
 	}
-	if c.checkSpace(!r.Deleted, r.Deleted) != nil {
-		// The lock counts for more than its copy. The next renewal tries again.
-		if onDisk {
-			c.holders[key] = false
+	if !isLease && !r.Deleted || c.space() != nil {
+		// Without room the lock counts for more than its copy, and none is better than
+		// one of before. The next renewal tries again.
+		if kept {
+			c.must(c.disk(b).Delete(holderKey(r.Key), nil))
+			delete(c.holders, key)
 		}
 		return false
 	}
 	c.must(c.disk(b).Set(holderKey(r.Key), crdt.AppendRecord(nil, r), nil))
-	c.holders[key] = true
+	c.holders[key] = struct{}{}
 	return true
 }
 
@@ -99,17 +100,22 @@ func (c *committer) dropHolders(keys [][]byte) {
 	}
 }
 
-// readHolders reads what is on disk of Leases.
-func readHolders(db *pebble.DB) (records []*crdt.Record, err error) {
-	iter, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{holderPrefix}, UpperBound: []byte{holderPrefix + 1}})
+// readHolders reads what is on disk of Leases. One that cannot be read is left out:
+// its holder renews it, or another takes it.
+func (s *Store) readHolders() (records []*crdt.Record, err error) {
+	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{holderPrefix}, UpperBound: []byte{holderPrefix + 1}})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, iter.Close()) }()
 	for ok := iter.First(); ok; ok = iter.Next() {
 		r, err := crdt.DecodeRecord(bytes.Clone(iter.Value()))
+		if err == nil && (!bytes.Equal(iter.Key()[1:], r.Key) || !classOf(r.Key).holders) {
+			err = fmt.Errorf("it is of %q", r.Key)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("read lease %q: %w", iter.Key()[1:], err)
+			s.cfg.Log.Warn("a lease on disk cannot be read", "key", string(iter.Key()[1:]), "err", err)
+			continue
 		}
 		records = append(records, r)
 	}
@@ -117,27 +123,87 @@ func readHolders(db *pebble.DB) (records []*crdt.Record, err error) {
 }
 
 // recoverHolders gives what the disk has of Leases a place in the history of this
-// start, in which they are in memory only. Last is when the store ran at the least;
-// b takes what must not come back off the disk.
-func (c *committer) recoverHolders(b *pebble.Batch, records []*crdt.Record, last, now time.Time) {
-	if len(records) > 0 && now.Sub(last) >= c.store.cfg.TombstoneKeep {
+// start, in which they are in memory only; b takes what must not come back off the
+// disk.
+func (c *committer) recoverHolders(b *pebble.Batch, records []*crdt.Record, now time.Time) {
+	keep := c.store.cfg.TombstoneKeep
+	if last := c.reserved.ranUntil(c.store.cfg.RevisionReserve); len(records) > 0 && now.Sub(last) >= keep {
+		c.store.cfg.Log.Warn("leases of long ago are forgotten", "leases", len(records), "last run", last)
 		c.must(b.DeleteRange([]byte{holderPrefix}, []byte{holderPrefix + 1}, nil))
 		return
 	}
 	for _, r := range records {
-		cls := classOf(r.Key)
+		if r.Deleted && now.Sub(r.Mod.Time()) >= keep {
+			c.must(b.Delete(holderKey(r.Key), nil))
+			continue
+		}
+		for o := range r.Seen() {
+			if isVolatile(o) {
+				c.orphans[o] = 0
+			}
+		}
 		c.rev = c.rev.Next(now, c.node)
 		c.clock.High = max(c.clock.High, r.Latest())
 		r.Mod, r.Create, r.Version = c.rev, 0, 0
 		if !r.Deleted {
 			r.Create, r.Version = c.rev, 1
 		}
-		v := newVersion(r, cls, r.Born())
+		v := newVersion(r, classOf(r.Key), r.Born())
 		v.silent = r.Deleted
 		key := c.head.add(r.Key, v)
 		if r.Deleted {
-			c.graves.add(grave{rev: v.rev, key: key}, cls)
+			c.graves.recovered = append(c.graves.recovered, grave{rev: v.rev, key: key})
 		}
-		c.holders[string(key)] = true
+		c.holders[string(key)] = struct{}{}
 	}
+}
+
+// leaveDot notes that history tells of a change no more, unless it is an orphan: of
+// these it notes how far that goes, for when a peer is met that claims them.
+func (c *committer) leaveDot(past crdt.Vector, d crdt.Dot) {
+	seq, orphan := c.orphans[d.Origin]
+	if !orphan || c.head.claims.covers(d) {
+		past.Note(d)
+		return
+	}
+	c.orphans[d.Origin] = max(seq, d.Seq)
+}
+
+// adoptOrphans has the past take over what is claimed now.
+func (c *committer) adoptOrphans(news []crdt.Dot) {
+	var past crdt.Vector
+	for _, d := range news {
+		seq, ok := c.orphans[d.Origin]
+		if !ok || seq > d.Seq {
+			continue
+		}
+		delete(c.orphans, d.Origin)
+		if seq == 0 {
+			continue
+		}
+		if past == nil {
+			past = c.head.past.Clone()
+		}
+		past.Note(crdt.Dot{Origin: d.Origin, Seq: seq})
+	}
+	if past != nil {
+		c.head.past = past
+	}
+}
+
+// orphans returns the Leases that a peer cannot know of by the history, which tells
+// of them no more, nor by a vector.
+func (v *view) orphans() (all []*version) {
+	var from int64
+	if len(v.history) > 0 {
+		from = v.history[0].rev
+	}
+	v.items.AscendRange(&item{key: []byte(locksFrom)}, &item{key: []byte(locksEnd)}, func(it *item) bool {
+		n := it.newest()
+		if classOf(it.key).holders && (from == 0 || n.rev < from) && (n.joined || !v.claims.covers(n.dot)) {
+			all = append(all, n)
+		}
+		return true
+	})
+	return all
 }

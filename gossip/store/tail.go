@@ -278,6 +278,9 @@ type piece struct {
 // scan finds the changes that a peer lacks, up to the bounds of a frame.
 func (t *Tail) scan(v *view) piece {
 	p := piece{rev: v.rev, news: crdt.Vector{}}
+	if t.next <= 1 {
+		p.versions = v.orphans()
+	}
 	size := 0
 	for _, e := range v.since(t.next) {
 		if !e.replicated {

@@ -132,7 +132,8 @@ func (c *committer) wipe(b *batch, covered crdt.Vector) error {
 	clear(c.holders)
 	c.must(c.disk(b).DeleteRange([]byte{holderPrefix}, []byte{holderPrefix + 1}, nil))
 	for _, it := range gone {
-		if c.owed != nil && !covered.Includes(c.included(it)) {
+		orphan := classOf(it.key).holders && !before.Covers(it.newest().dot) // it may be deleted and forgotten
+		if c.owed != nil && !orphan && !covered.Includes(c.included(it)) {
 			c.setAside(b, c.held(it.key, it.newest()))
 		}
 		if v := it.newest(); v.lease != 0 {
