@@ -65,8 +65,9 @@ func paceGC(ctx context.Context) {
 	memory := uint64(machine.Totalram) * uint64(machine.Unit) //nolint:unconvert // not 64 bits on every machine
 	debug.SetGCPercent(gcIdle)
 	samples := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
+	metrics.Read(samples)
 	var pace gcPace
-	var before uint64
+	before := samples[0].Value.Uint64()
 	set := gcIdle
 	tick := time.NewTicker(gcLook)
 	defer tick.Stop()
