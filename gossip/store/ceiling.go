@@ -27,6 +27,9 @@ func (c ceiling) covers(rev crdt.Revision, seq uint64) bool {
 	return rev <= c.rev && seq <= c.seq
 }
 
+// ranUntil returns a time until which the store that reserved this ran at the least.
+func (c ceiling) ranUntil(reserve time.Duration) time.Time { return c.rev.Add(-reserve).Time() }
+
 // raise returns the ceiling to reserve when rev and seq are the last issued.
 //
 // While revisions follow the wall clock it is a whole reserve ahead of it, so

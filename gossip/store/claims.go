@@ -133,6 +133,7 @@ func (c *committer) claim(v crdt.Vector) {
 		}
 	}
 	cl.others = others
+	c.adoptOrphans(news)
 	c.head.marks = append(c.head.marks, mark{rev: c.head.rev, news: news})
 }
 

@@ -34,6 +34,12 @@ var (
 	durable = class{name: "durable", durable: true, replicated: true}
 )
 
+// The range of the lock class.
+const (
+	locksFrom = "/registry/leases/"
+	locksEnd  = "/registry/leases0"
+)
+
 // classTable decides a key's class: the first row that matches wins. A prefix
 // that ends in "/" matches all keys below it, any other the exact key. Keys
 // that match no row are durable.
@@ -45,7 +51,7 @@ var classTable = []struct {
 	{"/registry/health", localMemory},              // probed, never written
 	{"/registry/ranges/", localDurable},            // allocation bitmaps, repaired from Services
 	{"/registry/leases/kube-node-lease/", derived}, // node heartbeats
-	{"/registry/leases/", lock},                    // leader election, apiserver identity
+	{locksFrom, lock},                              // leader election, apiserver identity
 	{"/registry/events/", event},                   // Events
 	{"/registry/masterleases/", memory},            // apiserver endpoints
 	{"/moot/local/", localDurable},                 // this node's own

@@ -89,7 +89,8 @@ type committer struct {
 	now      time.Time                // when the present batch began
 	request  *request                 // being evaluated
 	unsaved  map[crdt.Origin]struct{} // whose claims have grown in the present batch
-	holders  map[string]bool          // keys of Leases that are on disk: whether with their present holder
+	holders  map[string]struct{}      // keys of Leases whose holder, or tombstone, is on disk
+	orphans  crdt.Vector              // see holder.go
 	owed     *owed                    // claims that wait for what was wiped
 
 	bulks    int      // tables made
@@ -111,7 +112,8 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 		head:     ld.head,
 		node:     s.cfg.Node,
 		unsaved:  make(map[crdt.Origin]struct{}),
-		holders:  make(map[string]bool),
+		holders:  make(map[string]struct{}),
+		orphans:  crdt.Vector{},
 		owed:     ld.owed,
 		graves:   ld.graves,
 		rev:      crdt.Revision(ld.head.rev),
@@ -125,12 +127,12 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 	}
 }
 
-// begin takes up the Leases that are on disk, reserves what the first revision
+// begin takes up what the disk has of Leases, reserves what the first revision
 // needs and clears up after a compaction that was cut short.
-func (c *committer) begin(leases []*crdt.Record, garbage []version) error {
+func (c *committer) begin(held []*crdt.Record, garbage []version) error {
 	now := c.store.cfg.Now()
 	b := c.store.db.NewBatch()
-	c.recoverHolders(b, leases, c.reserved.rev.Add(-c.store.cfg.RevisionReserve).Time(), now)
+	c.recoverHolders(b, held, now)
 	c.reserved = c.reserved.raise(c.rev, c.seq, now, c.store.cfg.RevisionReserve)
 	c.must(b.Set(ceilingKey, encodeCeiling(c.reserved), nil))
 	c.clearBulk(b)
@@ -331,9 +333,9 @@ func (c *committer) write(b *batch, r *crdt.Record, cls class, last *version) {
 	if last != nil && !r.Deleted && last.uid == hashUID(r.UID) {
 		born = last.born
 	}
-	kept := c.append(b, r, cls, last, born)
+	onDisk := c.append(b, r, cls, last, born)
 	c.note(r.Dot, cls)
-	if cls.replicated && kept {
+	if cls.replicated && onDisk {
 		c.request.hold = true
 	}
 }
@@ -342,7 +344,7 @@ func (c *committer) write(b *batch, r *crdt.Record, cls class, last *version) {
 // index and, if its class says so, the disk. Replaced is the version that
 // existed before it, nil for none, and born when the life it shows began. It
 // reports whether the change goes to disk.
-func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *version, born crdt.Stamp) (kept bool) {
+func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *version, born crdt.Stamp) (onDisk bool) {
 	c.rev = c.rev.Next(c.now, c.node)
 	r.Mod, r.Create, r.Version = c.rev, 0, 0
 	if !r.Deleted {
@@ -365,10 +367,10 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 			c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))
 		}
 		c.store.recent.add(r)
-		kept = true
+		onDisk = true
 	} else {
 		detach(r)
-		kept = cls.holders && c.keepHolder(b, r, replaced)
+		onDisk = cls.holders && c.keepHolder(b, r, replaced)
 	}
 	v := newVersion(r, cls, born)
 	v.silent = r.Deleted && replaced == nil
@@ -383,7 +385,7 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 	if cls.evicted {
 		c.events.noteChange(&v, replaced, key)
 	}
-	return kept
+	return onDisk
 }
 
 // detach copies what is kept in memory for long out of the message that it came

@@ -88,12 +88,14 @@ func (c *committer) trim(limit int) bool {
 
 // leavePast notes that history tells of v no more.
 func (c *committer) leavePast(past crdt.Vector, v *version) {
-	past.Note(v.dot)
+	c.leaveDot(past, v.dot)
 	if !v.joined {
 		return
 	}
 	if r, err := c.store.record(v); err == nil {
-		past.Join(r.Seen())
+		for o, seq := range r.Seen() {
+			c.leaveDot(past, crdt.Dot{Origin: o, Seq: seq})
+		}
 	} else {
 		past.Join(c.head.claims.vector()) // too much is safe
 	}

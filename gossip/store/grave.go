@@ -16,9 +16,10 @@ const eventTombstoneKeep = 10 * time.Minute
 // graves are the tombstones of replicated keys, which stay in the index and
 // the log until all peers have them, or for a bounded time.
 //
-// One queue a class, oldest first; some have been replaced since. The oldest
-// that must stay holds up those behind it.
-type graves struct{ durable, memory, events []grave }
+// One queue a class, oldest first, and one for those of Leases that a start found on
+// disk; some have been replaced since. The oldest that must stay holds up those
+// behind it.
+type graves struct{ durable, memory, events, recovered []grave }
 
 type grave struct {
 	rev int64
@@ -61,6 +62,7 @@ func (c *committer) bury() {
 	g, keep := &c.graves, c.store.cfg.TombstoneKeep
 	g.durable = c.buryOf(g.durable, now.Add(-keep))
 	g.memory = c.buryOf(g.memory, now.Add(-keep))
+	g.recovered = c.buryOf(g.recovered, now.Add(-keep))
 	g.events = c.buryOf(g.events, now.Add(-eventTombstoneKeep))
 	c.stale = c.stale || c.head.items.Len() < n
 }
@@ -75,7 +77,7 @@ func (c *committer) buryOf(queue []grave, old time.Time) []grave {
 	}
 	forgotten := c.head.forgotten
 	var garbage []version
-	var leases [][]byte
+	var keys [][]byte
 	for range buryBatch {
 		if len(queue) == 0 || queue[0].rev >= trimmed {
 			break
@@ -94,7 +96,7 @@ func (c *committer) buryOf(queue []grave, old time.Time) []grave {
 				forgotten.Join(seen)
 			}
 			garbage = append(garbage, it.versions...)
-			leases = append(leases, it.key)
+			keys = append(keys, it.key)
 			c.head.remove(it)
 		}
 		queue = queue[1:]
@@ -102,7 +104,7 @@ func (c *committer) buryOf(queue []grave, old time.Time) []grave {
 	// What is forgotten must be on disk before what said it goes.
 	c.head.forgotten = forgotten
 	c.collect(garbage)
-	c.dropHolders(leases)
+	c.dropHolders(keys)
 	return queue
 }
 

@@ -1,12 +1,16 @@
 package store
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/mootkube/moot/gossip/crdt"
 )
 
 const lockKey = "/registry/leases/x/lock"
@@ -25,7 +29,7 @@ func onDisk(t *testing.T, cfg Config) int {
 		t.Fatal(err)
 	}
 	defer s.Close() //nolint:errcheck // it wrote nothing
-	records, err := readHolders(s.db)
+	records, err := s.readHolders()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,6 +121,119 @@ func TestDeletedLeaseStaysDeleted(t *testing.T) {
 	}
 }
 
+// TestTailsGoOnAfterAllWereDown: what comes over a link that breaks again and again
+// counts, also when the history has left Leases that no vector tells of.
+func TestTailsGoOnAfterAllWereDown(t *testing.T) {
+	a, b := pair(t, nil)
+	put(t, a.s, lockKey, lockOf("one", 0))
+	put(t, a.s, lockKey+"2", lockOf("one", 0))
+	a.settle()
+	a.cluster.restart()
+	put(t, a.s, lockKey, lockOf("one", 1))
+	a.settle()
+	a.bury(0)
+	b.bury(0)
+	a.settle()
+	b.hangUp(a)
+	const pieces = 5
+	for i := range pieces {
+		put(t, a.s, fmt.Sprint("/registry/big/", i), strings.Repeat("x", FrameBytes))
+	}
+	for range pieces + 1 { // each connection lasts for one frame
+		b.pull(a)
+		b.hangUp(a)
+	}
+	if !b.s.Vector().Includes(a.s.Vector()) {
+		t.Error("not all has come, a frame a connection")
+	}
+}
+
+// TestOrphanIsToldOf: a peer that knows all that vectors tell of gets a Lease that
+// the history has left while no vector told of it, whether one does by now or not.
+func TestOrphanIsToldOf(t *testing.T) {
+	for what, all := range map[string]bool{"all were down": true, "one was down": false} {
+		t.Run(what, func(t *testing.T) {
+			c := newCluster(t, 1, 3, nil)
+			a, b, other := c.replicas[0], c.replicas[1], c.replicas[2]
+			put(t, a.s, "/registry/x", "x")
+			c.settle()
+			other.hangUp(a)
+			other.hangUp(b)
+			put(t, b.s, lockKey, lockOf("one", 0))
+			for a.pull(b) {
+			}
+			if all {
+				c.restart()
+			} else {
+				a.restart()
+			}
+			a.bury(0)
+			for a.pull(b) {
+			}
+			for other.pull(a) {
+			}
+			if got := get(t, other.s, lockKey, 0); got != lockOf("one", 0) {
+				t.Errorf("the one that had not heard of the lease has %s", got)
+			}
+			c.settle()
+			c.check()
+		})
+	}
+}
+
+// TestRecoveredTombstones go in time, however often the store starts, and hold up no
+// others.
+func TestRecoveredTombstones(t *testing.T) {
+	var ahead atomic.Int64
+	a, _ := pair(t, later(&ahead))
+	put(t, a.s, lockKey, lockOf("one", 0))
+	del(t, a.s, lockKey)
+	for range 3 {
+		a.restart()
+		a.bury(1)
+		put(t, a.s, "/registry/leases/y/a", "x")
+		del(t, a.s, "/registry/leases/y/a")
+		a.s.SetStable(a.s.Vector())
+		a.bury(1)
+		ahead.Add(int64(a.cfg.TombstoneKeep/3 + a.cfg.RevisionReserve))
+	}
+	a.restart()
+	a.bury(0)
+	a.watch.Close()
+	a.stop()
+	if n := onDisk(t, a.cfg); n != 0 {
+		t.Errorf("%d leases are on disk after their tombstones went", n)
+	}
+}
+
+// TestWipedLeaseStaysDeleted: a replica that missed a delete which is forgotten brings
+// no Lease of before the last start back.
+func TestWipedLeaseStaysDeleted(t *testing.T) {
+	var ahead atomic.Int64
+	a, b := pair(t, later(&ahead))
+	for _, key := range []string{lockKey, "/registry/x/1", "/registry/x/2"} {
+		put(t, a.s, key, lockOf("one", 0))
+	}
+	a.settle()
+	a.cluster.restart()
+	a.settle()
+	a.hangUp(b)
+	b.hangUp(a)
+	del(t, b.s, lockKey)
+	del(t, b.s, "/registry/x/1")
+	ahead.Add(int64(a.cfg.TombstoneKeep + 2*a.cfg.RevisionReserve))
+	b.bury(0)
+	if _, err := b.s.Tail(t.Context(), a.s.Vector()); !errors.Is(err, ErrForgotten) {
+		t.Fatalf("tail for one that was away: %v", err)
+	}
+	a.wipe(b)
+	a.settle()
+	a.check()
+	if got := get(t, b.s, lockKey, 0); got != "<none>" {
+		t.Errorf("the lease is back: %s", got)
+	}
+}
+
 // TestLeasesOfLongAgo: what was deleted meanwhile may be forgotten, so a replica
 // that was down for that long takes none of its Leases up.
 func TestLeasesOfLongAgo(t *testing.T) {
@@ -161,6 +278,69 @@ func TestHolderOnAFullDisk(t *testing.T) {
 	s, _ = start(t, cfg)
 	if got := get(t, s, lockKey, 0); got != lockOf("two", 3) {
 		t.Errorf("after a restart: %s", got)
+	}
+}
+
+// TestDeletedOnAFullDisk: there is no room for a tombstone, and none for what it
+// stands for either.
+func TestDeletedOnAFullDisk(t *testing.T) {
+	cfg := testConfig(t)
+	mem := vfs.NewMem()
+	cfg.FS = mem
+	room := func(n uint64) { mem.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: n, TotalBytes: 1 << 40}) }
+	room(1 << 30)
+	s, stop := start(t, cfg)
+	put(t, s, lockKey, lockOf("one", 0))
+	room(uint64(cfg.MinFreeBytes)/4 - 1)
+	del(t, s, lockKey)
+	room(1 << 30)
+	stop()
+	s, _ = start(t, cfg)
+	if got := get(t, s, lockKey, 0); got != "<none>" {
+		t.Errorf("after a restart: %s", got)
+	}
+}
+
+// TestOtherLifeOnAFullDisk: a change that brings another Lease in place of one is a
+// delete and a put. With room for one of them only, neither is on disk.
+func TestOtherLifeOnAFullDisk(t *testing.T) {
+	a, b := pair(t, nil)
+	room := func(n uint64) { b.fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: n, TotalBytes: 1 << 40}) }
+	put(t, a.s, lockKey, lockOf("one", 0))
+	a.settle()
+	b.hangUp(a)
+	del(t, a.s, lockKey)
+	put(t, a.s, lockKey, strings.Replace(lockOf("two", 1), `"uid":"1"`, `"uid":"2"`, 1))
+	it, _ := a.s.view.Load().items.Get(&item{key: []byte(lockKey)})
+	r, err := a.s.record(it.newest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	room(uint64(b.cfg.MinFreeBytes) / 2)
+	if err := b.s.Apply(t.Context(), onWire(t, []*crdt.Record{r}), a.s.Vector()); err != nil {
+		t.Fatal(err)
+	}
+	room(1 << 30)
+	b.watch.Close()
+	b.stop()
+	a.hangUp(b)
+	b.open()
+	a.settle()
+	a.check()
+}
+
+// TestUIDTooLong: what no object of Kubernetes has is kept as it is.
+func TestUIDTooLong(t *testing.T) {
+	for _, key := range []string{"/registry/configmaps/x", lockKey} {
+		cfg := testConfig(t)
+		s, stop := start(t, cfg)
+		value := strings.Replace(lockOf("one", 0), `"uid":"1"`, `"uid":"`+strings.Repeat("u", 5000)+`"`, 1)
+		put(t, s, key, value)
+		stop()
+		s, _ = start(t, cfg)
+		if got := get(t, s, key, 0); got != value {
+			t.Errorf("%s after a restart: %.80s", key, got)
+		}
 	}
 }
 

@@ -215,12 +215,12 @@ func (s *Store) load(origin crdt.Origin) error {
 	if s.lessor, err = ld.openLeases(s.db, s.cfg.Now); err != nil {
 		return err
 	}
-	leases, err := readHolders(s.db)
+	held, err := s.readHolders()
 	if err != nil {
 		return err
 	}
 	s.committer = newCommitter(s, ld, reserved)
-	if err := s.committer.begin(leases, garbage); err != nil {
+	if err := s.committer.begin(held, garbage); err != nil {
 		return err
 	}
 	s.opened, s.newest = now, s.committer.clock.High.Time()

@@ -523,6 +523,13 @@ func (c *cluster) checkAcked() {
 	}
 }
 
+// restart stops all replicas at once, and starts them anew.
+func (c *cluster) restart() {
+	for _, r := range c.replicas {
+		r.restart()
+	}
+}
+
 func (c *cluster) step() {
 	c.t.Helper()
 	n := len(c.replicas)
@@ -541,8 +548,10 @@ func (c *cluster) step() {
 		r.compact()
 	case d < 98:
 		r.wipe(from)
-	default:
+	case d < 99:
 		r.restart()
+	default:
+		c.restart()
 	}
 }
 
