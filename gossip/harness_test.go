@@ -136,7 +136,6 @@ func (m *machine) start(seeds ...netip.AddrPort) {
 	m.t.Helper()
 	cfg := m.storeCfg
 	cfg.Hold = func(rev int64, release func()) { m.agent.Hold(rev, release) }
-	cfg.Behind = func() time.Duration { return m.agent.ClockBehind() }
 	s, err := store.Open(cfg)
 	if err != nil {
 		m.t.Fatal(err)

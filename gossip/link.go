@@ -101,14 +101,6 @@ func (l *link) seniority(birth crdt.Stamp, now time.Time) seniority {
 	return seniority{birth: birth, age: l.said.age + now.Sub(l.saidAt)}
 }
 
-// clock returns what has been measured of the peer's clock of late.
-func (l *link) clock(now time.Time) (peerClock, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	p := peerClock{age: l.said.age + now.Sub(l.saidAt), offset: l.offset}
-	return p, l.roundTrip > 0 && now.Sub(l.contact) < clockMemory
-}
-
 // ours returns by this node's clock what a time by the peer's is, as far as the
 // offset is known. Offsets below a second are left alone: they are measured anew
 // all the time.

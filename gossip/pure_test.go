@@ -340,25 +340,3 @@ func FuzzMessages(f *testing.F) {
 		}
 	})
 }
-
-func TestBehind(t *testing.T) {
-	const old, young = time.Hour, time.Minute
-	for what, c := range map[string]struct {
-		peers []peerClock
-		want  time.Duration
-	}{
-		"alone":                             {nil, 0},
-		"one that has run for longer":       {[]peerClock{{old, 20 * time.Minute}}, 20 * time.Minute},
-		"one that came later":               {[]peerClock{{young, 20 * time.Minute}}, 0},
-		"two, the one less ahead counts":    {[]peerClock{{old, time.Hour}, {old, 20 * time.Minute}}, 20 * time.Minute},
-		"two, one of which agrees":          {[]peerClock{{old, time.Hour}, {old, 0}}, 0},
-		"two, one of which is behind":       {[]peerClock{{old, time.Hour}, {old, -time.Hour}}, 0},
-		"of two only one came before":       {[]peerClock{{old, time.Hour}, {young, 0}}, time.Hour},
-		"one that started at the same time": {[]peerClock{{2*time.Minute + time.Second/2, time.Hour}}, 0},
-		"one that is behind":                {[]peerClock{{old, -time.Hour}}, 0},
-	} {
-		if got := behind(2*time.Minute, c.peers); got != c.want {
-			t.Errorf("%s: %v behind, want %v", what, got, c.want)
-		}
-	}
-}

@@ -49,7 +49,6 @@ func (n *Node) openReplica(m *membership, keys *pki.Bundle) (*replica, error) {
 	cfg := store.DefaultConfig(n.cfg.storeDir())
 	cfg.Log, cfg.Node, cfg.Schema = n.log, m.Number, r.schemas
 	cfg.Hold = func(rev int64, release func()) { r.agent.Hold(rev, release) }
-	cfg.Behind = func() time.Duration { return r.agent.ClockBehind() }
 	db, err := store.Open(cfg)
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -21,12 +20,7 @@ import (
 func (s *Store) Apply(ctx context.Context, records []*crdt.Record, upTo crdt.Vector) error {
 	now := s.atLeast(s.cfg.Now())
 	for _, r := range records {
-		err := s.checkRecord(r, now)
-		if errors.Is(err, crdt.ErrDrift) && s.cfg.Behind != nil {
-			now = s.atLeast(s.cfg.Now().Add(s.cfg.Behind()))
-			err = s.checkRecord(r, now)
-		}
-		if err != nil {
+		if err := s.checkRecord(r, now); err != nil {
 			return err
 		}
 	}
@@ -43,7 +37,7 @@ func (s *Store) Apply(ctx context.Context, records []*crdt.Record, upTo crdt.Vec
 // machines without a clock of their own begin at times that are hours apart; they
 // would refuse each other's changes until a time server is there again.
 func (s *Store) atLeast(now time.Time) time.Time {
-	if then := s.newest.Add(now.Sub(s.opened)); then.After(now) {
+	if then := s.reached.Add(now.Sub(s.opened)); then.After(now) {
 		return then
 	}
 	return now

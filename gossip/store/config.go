@@ -71,9 +71,6 @@ type Config struct {
 	// release has been called, which may happen at once, later or never: closing
 	// the store answers the rest. Hold must not block.
 	Hold func(rev int64, release func())
-	// Behind, when set, tells how far Now is known to be behind. It is asked when a
-	// peer's stamp is too far ahead.
-	Behind func() time.Duration
 	// MaxDrift is how far ahead of Now a peer's stamp may be, or ahead of what the
 	// store had when it was opened when Now is behind that.
 	MaxDrift time.Duration

@@ -223,7 +223,7 @@ func (s *Store) load(origin crdt.Origin) error {
 	if err := s.committer.begin(held, garbage); err != nil {
 		return err
 	}
-	s.opened, s.newest = now, s.committer.clock.High.Time()
+	s.opened, s.reached = now, s.committer.clock.High.Time()
 	s.view.Store(s.committer.freeze())
 	s.hub.rev = s.committer.head.rev
 	s.pins.trimmed = s.committer.head.floor

@@ -29,7 +29,7 @@ type Store struct {
 
 	options *pebble.Options
 	opened  time.Time // by the local clock
-	newest  time.Time // of the changes that were there then
+	reached time.Time // the newest of the changes that were there then
 
 	view   atomic.Pointer[view] // what is visible
 	recent *recent
