@@ -221,7 +221,9 @@ func (b *Bed) attack(ctx context.Context, victim, addr string, d time.Duration) 
 	return counts, err
 }
 
-// until calls do again and again until the time is over or the others fail.
+// until calls do again and again until the time is over or the others fail. What do
+// begins before it is over may take longer: a deadline fails what is under way
+// before its context says that it is over.
 func until(ctx, others context.Context, do func(i int) error) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -248,7 +250,7 @@ func (b *Bed) throwGarbage(ctx, others context.Context, addr string, count *int)
 		{0}, {13, 0xff, 0xff, 0xff, 0xff}, {244, 255}, {0x16, 0x03, 0x01, 0xff, 0xff}, {0x16, 0x03, 0x01, 0, 0}, nil,
 	}
 	return until(ctx, others, func(i int) error {
-		conn, err := b.Dial(ctx, "", "tcp", addr)
+		conn, err := b.Dial(others, "", "tcp", addr)
 		if err != nil {
 			return fmt.Errorf("connect to %s: %w", addr, err)
 		}
@@ -281,7 +283,7 @@ func (b *Bed) throwHandshakes(ctx, others context.Context, addr string, count *i
 	}
 	protocols := []string{"", "moot-gossip", "moot-store", "moot-join", "h2", "http/1.1"}
 	return until(ctx, others, func(i int) error {
-		raw, err := b.Dial(ctx, "", "tcp", addr)
+		raw, err := b.Dial(others, "", "tcp", addr)
 		if err != nil {
 			return fmt.Errorf("connect to %s: %w", addr, err)
 		}
