@@ -144,12 +144,19 @@ func TestVolatileKeysStayOffTheDisk(t *testing.T) {
 	}
 }
 
-func TestDiskFull(t *testing.T) {
-	cfg := testConfig(t)
+// smallDisk returns the configuration of a store on a disk in memory, which has as
+// much room as the test says.
+func smallDisk(t *testing.T) (cfg Config, room func(free uint64)) {
+	cfg = testConfig(t)
 	mem := vfs.NewMem()
 	cfg.FS = mem
-	room := func(n uint64) { mem.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: n, TotalBytes: 1 << 40}) }
+	room = func(n uint64) { mem.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: n, TotalBytes: 1 << 40}) }
 	room(1 << 30)
+	return cfg, room
+}
+
+func TestDiskFull(t *testing.T) {
+	cfg, room := smallDisk(t)
 	s, _ := start(t, cfg)
 	put(t, s, "/registry/pods/a", "1")
 
