@@ -18,14 +18,17 @@ func later(ahead *atomic.Int64) func(*Config) {
 	return func(c *Config) { c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) } }
 }
 
-// bury compacts until the tombstones that may go are gone.
+// bury compacts until the history is trimmed and the tombstones that may go are gone.
 func (r *replica) bury(left int) {
 	r.t.Helper()
 	r.watch.Close()
 	put(r.t, r.s, fmt.Sprint("/registry/busy/", r.id), "x") // the compaction gets beyond the last delete
 	r.follow()
 	r.compact()
-	eventually(r.t, fmt.Sprint(left, " tombstones"), func() bool { return tombstones(r.s) == left })
+	eventually(r.t, fmt.Sprint("a trimmed history, ", left, " tombstones"), func() bool {
+		v := r.s.view.Load()
+		return (len(v.history) == 0 || v.history[0].rev >= v.floor) && tombstones(r.s) == left
+	})
 }
 
 // TestTombstones: deletes stay until all have them, or for a bounded time, also

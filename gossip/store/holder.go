@@ -126,6 +126,11 @@ func (s *Store) readHolders() (records []*crdt.Record, err error) {
 // start, in which they are in memory only; b takes what must not come back off the
 // disk.
 func (c *committer) recoverHolders(b *pebble.Batch, records []*crdt.Record, now time.Time) {
+	if c.owed != nil {
+		for _, r := range c.owed.aside {
+			c.noteOrphans(r) // it comes back once the replica is filled
+		}
+	}
 	keep := c.store.cfg.TombstoneKeep
 	if last := c.reserved.ranUntil(c.store.cfg.RevisionReserve); len(records) > 0 && now.Sub(last) >= keep {
 		c.store.cfg.Log.Warn("leases of long ago are forgotten", "leases", len(records), "last run", last)
@@ -137,11 +142,7 @@ func (c *committer) recoverHolders(b *pebble.Batch, records []*crdt.Record, now 
 			c.must(b.Delete(holderKey(r.Key), nil))
 			continue
 		}
-		for o := range r.Seen() {
-			if isVolatile(o) {
-				c.orphans[o] = 0
-			}
-		}
+		c.noteOrphans(r)
 		c.rev = c.rev.Next(now, c.node)
 		c.clock.High = max(c.clock.High, r.Latest())
 		r.Mod, r.Create, r.Version = c.rev, 0, 0
@@ -155,6 +156,15 @@ func (c *committer) recoverHolders(b *pebble.Batch, records []*crdt.Record, now 
 			c.graves.recovered = append(c.graves.recovered, grave{rev: v.rev, key: key})
 		}
 		c.holders[string(key)] = struct{}{}
+	}
+}
+
+// noteOrphans notes which origins of a record from disk ended with the start before.
+func (c *committer) noteOrphans(r *crdt.Record) {
+	for o := range r.Seen() {
+		if isVolatile(o) {
+			c.orphans[o] = 0
+		}
 	}
 }
 

@@ -148,6 +148,35 @@ func TestTailsGoOnAfterAllWereDown(t *testing.T) {
 	}
 }
 
+// TestLeaseSetAside: a Lease that only a wiped replica had comes back to it, though it
+// started anew meanwhile, and streams to it go on with the history after that.
+func TestLeaseSetAside(t *testing.T) {
+	a, b := pair(t, nil)
+	put(t, b.s, "/registry/x", "x")
+	a.settle()
+	put(t, a.s, lockKey, lockOf("one", 0))
+	if err := a.s.Wipe(t.Context(), b.s.Vector()); err != nil {
+		t.Fatal(err)
+	}
+	a.watch.Close()
+	a.follow()
+	a.hangUp(b)
+	b.hangUp(a)
+	a.restart()
+	a.settle()
+	a.check()
+	if got := get(t, a.s, lockKey, 0); got != lockOf("one", 0) {
+		t.Fatalf("what was set aside is %s", got)
+	}
+	put(t, a.s, lockKey, lockOf("one", 1))
+	a.settle()
+	a.bury(0)
+	b.hangUp(a)
+	if b.tail(a).cut != nil {
+		t.Error("the peer that has everything gets a cut")
+	}
+}
+
 // TestOrphanIsToldOf: a peer that knows all that vectors tell of gets a Lease that
 // the history has left while no vector told of it, whether one does by now or not.
 func TestOrphanIsToldOf(t *testing.T) {
@@ -261,11 +290,7 @@ func TestLeasesOfLongAgo(t *testing.T) {
 // TestHolderOnAFullDisk: a lock is taken without room for it, and is on disk with
 // the first renewal that finds some.
 func TestHolderOnAFullDisk(t *testing.T) {
-	cfg := testConfig(t)
-	mem := vfs.NewMem()
-	cfg.FS = mem
-	room := func(n uint64) { mem.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: n, TotalBytes: 1 << 40}) }
-	room(1 << 30)
+	cfg, room := smallDisk(t)
 	s, stop := start(t, cfg)
 	put(t, s, lockKey, lockOf("one", 0))
 	room(uint64(cfg.MinFreeBytes) - 1)
@@ -284,11 +309,7 @@ func TestHolderOnAFullDisk(t *testing.T) {
 // TestDeletedOnAFullDisk: there is no room for a tombstone, and none for what it
 // stands for either.
 func TestDeletedOnAFullDisk(t *testing.T) {
-	cfg := testConfig(t)
-	mem := vfs.NewMem()
-	cfg.FS = mem
-	room := func(n uint64) { mem.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: n, TotalBytes: 1 << 40}) }
-	room(1 << 30)
+	cfg, room := smallDisk(t)
 	s, stop := start(t, cfg)
 	put(t, s, lockKey, lockOf("one", 0))
 	room(uint64(cfg.MinFreeBytes)/4 - 1)
