@@ -15,8 +15,8 @@ import (
 // [Frame.Vector]. It returns once the changes are durable and visible.
 //
 // It fails with [ErrRejected] when a record is none that a peer may send, and
-// with [crdt.ErrDrift] when a stamp is further ahead than Config.MaxDrift
-// of the local clock and of what the store had when it was opened; upTo is not claimed then.
+// with [crdt.ErrDrift] when a stamp is further ahead than Config.MaxDrift of the
+// local clock and of what the store had when it was opened; upTo is not claimed then.
 func (s *Store) Apply(ctx context.Context, records []*crdt.Record, upTo crdt.Vector) error {
 	now := s.atLeast(s.cfg.Now())
 	for _, r := range records {

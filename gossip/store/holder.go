@@ -34,9 +34,10 @@ func holderKey(key []byte) []byte { return append([]byte{holderPrefix}, key...) 
 func (c *committer) keepHolder(b *batch, r *crdt.Record, before *version) bool {
 	key := string(r.Key)
 	_, kept := c.holders[key]
-	isLease := r.Lease == 0 && holding(r.Value) != nil
-	if !kept && !isLease || kept && before != nil && renews(before.rec.Value, r.Value) {
-		return false
+	says := holding(r.Value)
+	isLease := r.Lease == 0 && says != nil
+	if !kept && !isLease || kept && isLease && before != nil && reflect.DeepEqual(holding(before.rec.Value), says) {
+		return false // nothing to keep, or a renewal
 	}
 	if !isLease && !r.Deleted || c.space() != nil {
 		// Without room the lock counts for more than its copy, and none is better than
@@ -50,13 +51,6 @@ func (c *committer) keepHolder(b *batch, r *crdt.Record, before *version) bool {
 	c.must(c.disk(b).Set(holderKey(r.Key), crdt.AppendRecord(nil, r), nil))
 	c.holders[key] = struct{}{}
 	return true
-}
-
-// renews reports whether two states of a Lease differ in nothing but what each
-// renewal changes.
-func renews(before, after []byte) bool {
-	held := holding(before)
-	return held != nil && reflect.DeepEqual(held, holding(after))
 }
 
 // leaseObject is a Lease of coordination.k8s.io/v1 as the API server stores it.
