@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,12 +48,14 @@ func (a *Agent) askAt(ctx context.Context, r *running, at netip.AddrPort, name s
 // CatchUp waits until this replica has what every reachable member had when it
 // was asked. It gives each member Config.CatchUpWait to answer and as long
 // again for what it has to arrive, and returns an error that names those that
-// failed; what the others had is here regardless.
+// failed; what the others had is here regardless. When no member is left out, the
+// replica knows that nobody has changes of its own that it lacks.
 func (a *Agent) CatchUp(ctx context.Context) error {
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
 		errs  []error
+		met   = make(map[string]bool)
 		slots = make(chan struct{}, askAtOnce)
 	)
 	for _, m := range a.Members() {
@@ -62,15 +65,22 @@ func (a *Agent) CatchUp(ctx context.Context) error {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			if err := a.catchUpWith(ctx, m); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err)
-			}
+			err := a.catchUpWith(ctx, m)
+			mu.Lock()
+			defer mu.Unlock()
+			met[m.Name] = err == nil
+			errs = append(errs, err)
 		})
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	members, known := a.everyMember(ctx)
+	if !known || slices.ContainsFunc(members, func(m Member) bool { return !met[m.Name] }) {
+		return nil
+	}
+	return a.cfg.Store.Trust(ctx)
 }
 
 func (a *Agent) catchUpWith(ctx context.Context, m Member) error {
@@ -277,10 +287,22 @@ func (a *Agent) leftBehind(ctx context.Context, r *running, l *link, theirs side
 	}
 	a.log.Warn("this replica was away for too long and has been wiped", "peer", l.name)
 	a.advanced.fire()
-	if err := a.setCard(func(c *card) { c.origin = a.cfg.Store.Origin() }); err != nil && ctx.Err() == nil {
+	a.announceOrigin(ctx)
+	return true
+}
+
+// announceOrigin tells the members of a new incarnation of the store.
+func (a *Agent) announceOrigin(ctx context.Context) {
+	origin := a.cfg.Store.Origin()
+	a.mu.Lock()
+	known := a.card.origin == origin
+	a.mu.Unlock()
+	if known {
+		return
+	}
+	if err := a.setCard(func(c *card) { c.origin = origin }); err != nil && ctx.Err() == nil {
 		a.log.Warn("new incarnation is not announced", "err", err)
 	}
-	return true
 }
 
 // life keeps a replica's streams from claiming what was wiped: each belongs to

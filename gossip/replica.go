@@ -37,6 +37,9 @@ type Replica interface {
 	// one. GiveUpOwed ends the wait for such a peer.
 	Owed() crdt.Vector
 	GiveUpOwed(ctx context.Context) error
+	// Trust says that this replica includes all that its incarnation has written,
+	// as far as any member knows. Until then its next change is of a new one.
+	Trust(ctx context.Context) error
 
 	// List returns the values of the keys below prefix. Delete deletes a key.
 	List(ctx context.Context, prefix string) (map[string][]byte, error)

@@ -35,7 +35,7 @@ func (s *stability) learn(v crdt.Vector) {
 	s.vector = next
 }
 
-// keepStable tells the store what is stable.
+// keepStable tells the store what is stable, and the members which incarnation it is.
 func (a *Agent) keepStable(ctx context.Context) error {
 	tick := time.NewTicker(stableEvery)
 	defer tick.Stop()
@@ -46,6 +46,7 @@ func (a *Agent) keepStable(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
+		a.announceOrigin(ctx)
 		a.stability.learn(a.floor(ctx))
 		if stable := a.stability.get(); !told.Includes(stable) {
 			a.cfg.Store.SetStable(stable)

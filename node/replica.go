@@ -47,7 +47,7 @@ func (n *Node) openReplica(m *membership, keys *pki.Bundle) (*replica, error) {
 	}
 	r := &replica{identity: identity, schemas: newSchemas()}
 	cfg := store.DefaultConfig(n.cfg.storeDir())
-	cfg.Log, cfg.Node, cfg.Schema = n.log, m.Number, r.schemas
+	cfg.Log, cfg.Node, cfg.Schema, cfg.Doubt = n.log, m.Number, r.schemas, true
 	cfg.Hold = func(rev int64, release func()) { r.agent.Hold(rev, release) }
 	db, err := store.Open(cfg)
 	if err != nil {

@@ -69,7 +69,7 @@ func (s *Store) checkRecord(r *crdt.Record, now time.Time) error {
 
 // applyAll takes in what a peer sent.
 func (c *committer) applyAll(b *batch, records []*crdt.Record, upTo crdt.Vector) error {
-	if err := c.checkApply(records, upTo); err != nil {
+	if err := c.checkApply(b, records, upTo); err != nil {
 		return err
 	}
 	c.beginBulk(b, records)
@@ -90,7 +90,7 @@ func (c *committer) applyAll(b *batch, records []*crdt.Record, upTo crdt.Vector)
 
 // checkApply makes sure that there is room and that nobody else uses the
 // store's own incarnation.
-func (c *committer) checkApply(records []*crdt.Record, upTo crdt.Vector) error {
+func (c *committer) checkApply(b *batch, records []*crdt.Record, upTo crdt.Vector) error {
 	var durable bool
 	own := c.head.claims.own.Origin
 	ahead := upTo[own]
@@ -105,9 +105,7 @@ func (c *committer) checkApply(records []*crdt.Record, upTo crdt.Vector) error {
 	}
 	if ahead > c.seq {
 		// A peer knows more of this incarnation than it does itself.
-		if err := c.renew(); err != nil {
-			return err
-		}
+		c.renew(b)
 		c.store.cfg.Log.Error("a peer knows changes of this node's that this node never made: its data was rolled back or copied; it goes on as a new incarnation",
 			"old", own, "known", ahead, "made", c.seq, "new", c.head.claims.own.Origin)
 	}

@@ -235,33 +235,6 @@ func TestObservedConflictsPushNothingOut(t *testing.T) {
 	}
 }
 
-// TestRolledBack: a peer that knows more of this node's changes than the node
-// itself shows that its data is an older copy. It goes on under another name.
-func TestRolledBack(t *testing.T) {
-	a, b := pair(t, nil)
-	own := a.s.Origin()
-	put(t, a.s, "/registry/x", "1")
-	ahead := crdt.Put(nil, []byte("/registry/y"), []byte("lost here"), crdt.Dot{Origin: own, Seq: 1 << 40}, crdt.StampAt(time.Now()), crdt.Change{})
-	if err := a.s.Apply(t.Context(), []*crdt.Record{ahead}, crdt.Vector{own: 1 << 40}); err != nil {
-		t.Fatal(err)
-	}
-	put(t, a.s, "/registry/z", "2")
-	if a.s.Origin() == own {
-		t.Fatal("the incarnation is the same")
-	}
-	if got := get(t, a.s, "/registry/y", 0); got != "lost here" {
-		t.Errorf("what the peer had is %s", got)
-	}
-	if v := a.s.Vector(); v[own] != 1<<40 || v[a.s.Origin()] == 0 {
-		t.Errorf("vector %v", v)
-	}
-	a.stop()
-	a.open()
-	a.hangUp(b)
-	b.settle()
-	b.check()
-}
-
 // TestHold: the caller of a replicated write waits for Hold's release, nobody
 // else does, and closing the store answers all.
 func TestHold(t *testing.T) {

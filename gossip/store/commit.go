@@ -97,6 +97,7 @@ type committer struct {
 	inFlight *bulk    // the last of them, until it is in the log
 	noted    bulkNote // the one that the last run did not finish
 
+	doubt   bool         // the disk may be an older one, see Config.Doubt
 	space   func() error // the disk has room, asked once per batch
 	events  eviction
 	graves  graves
@@ -279,10 +280,13 @@ func (c *committer) must(err error) {
 }
 
 // tick returns what names a new local change.
-func (c *committer) tick(cls class) (crdt.Dot, crdt.Stamp) {
+func (c *committer) tick(b *batch, cls class) (crdt.Dot, crdt.Stamp) {
 	var stamp crdt.Stamp
 	c.clock, stamp = c.clock.Tick(c.now)
 	if cls.durable {
+		if c.doubt && cls.replicated {
+			c.renewDurable(b)
+		}
 		c.seq++
 		return crdt.Dot{Origin: c.head.claims.own.Origin, Seq: c.seq}, stamp
 	}
@@ -294,7 +298,7 @@ func (c *committer) tick(cls class) (crdt.Dot, crdt.Stamp) {
 // none, and held the record of it, which only a replicated key needs.
 func (c *committer) put(b *batch, op *Op, last *version, held *crdt.Record, ch crdt.Change) {
 	cls := classOf(op.Key)
-	dot, stamp := c.tick(cls)
+	dot, stamp := c.tick(b, cls)
 	var r *crdt.Record
 	if cls.replicated {
 		r = crdt.Put(held, op.Key, op.Value, dot, stamp, ch)
@@ -309,7 +313,7 @@ func (c *committer) put(b *batch, op *Op, last *version, held *crdt.Record, ch c
 // version and held the record of it, nil when it is yet to be read.
 func (c *committer) delete(b *batch, key []byte, last *version, held *crdt.Record) {
 	cls := classOf(key)
-	dot, stamp := c.tick(cls)
+	dot, stamp := c.tick(b, cls)
 	r := &crdt.Record{Key: key, Deleted: true, Dot: dot, Stamp: stamp}
 	if cls.replicated {
 		if held == nil {

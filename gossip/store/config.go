@@ -81,6 +81,10 @@ type Config struct {
 	// the one at the last start, a new incarnation begins. Empty, it is made of
 	// the machine's identity and the files' place on the disk.
 	Fingerprint string
+	// Doubt makes the first change of this node's own after a start one of a new
+	// incarnation, unless [Store.Trust] was called before: the disk may be what it was
+	// some time ago, and others have changes that it has lost.
+	Doubt bool
 }
 
 // DefaultConfig returns the configuration of a store in dir.

@@ -351,51 +351,6 @@ func checkClaims(t *testing.T, i int, s, from *Store) {
 	})
 }
 
-func TestIncarnation(t *testing.T) {
-	cfg := testConfig(t)
-	s, stop := start(t, cfg)
-	first := s.Origin()
-	put(t, s, "/registry/x", "1")
-	vector := s.Vector()
-	stop()
-	s, stop = start(t, cfg)
-	if s.Origin() != first {
-		t.Error("a restart begins a new incarnation")
-	}
-	stop()
-
-	copied := cfg
-	copied.Dir = copyDir(t, cfg.Dir)
-	s, stop = start(t, copied)
-	if s.Origin() == first {
-		t.Error("a copy goes on as the same incarnation")
-	}
-	if v := s.Vector(); !v.Includes(vector) {
-		t.Errorf("a copy claims %v, want %v", v, vector)
-	}
-	put(t, s, "/registry/x", "2")
-	if v := s.Vector(); v[first] != vector[first] || v[s.Origin()] <= vector[first] {
-		t.Errorf("a copy that wrote claims %v", v)
-	}
-	stop()
-
-	if err := NewIncarnation(cfg.FS, cfg.Dir); err != nil {
-		t.Fatal(err)
-	}
-	s, stop = start(t, cfg)
-	second := s.Origin()
-	if second == first {
-		t.Error("no new incarnation")
-	}
-	stop()
-	given := cfg
-	given.Fingerprint = "another machine"
-	s, _ = start(t, given)
-	if s.Origin() == second {
-		t.Error("another fingerprint is the same incarnation")
-	}
-}
-
 // TestForgottenIsOutOfHistory: a delete is not forgotten while the history, which
 // is trimmed in steps, still tells of it. A peer that goes on with that history
 // would pass over the delete and take itself to include it.

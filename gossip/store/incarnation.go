@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -13,7 +14,9 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/mootkube/moot/gossip/crdt"
 )
@@ -22,23 +25,30 @@ import (
 // where it was drawn. A copy of the directory elsewhere, or one put back from a
 // backup, has another fingerprint and becomes an incarnation of its own: two
 // replicas that issue the same dots would take each other's changes for theirs.
+//
+// A disk that was put back as a whole, to a snapshot of a virtual machine, shows
+// no such thing. Its changes would have the dots of those that it has lost and that
+// others may have. So the first change after a start is of a new incarnation, too,
+// unless the others were asked before (Config.Doubt). Where an incarnation begins
+// while the store runs, the log has it.
 
 func originPath(fs vfs.FS, dir string) string { return fs.PathJoin(dir, "ORIGIN") }
 
-// openOrigin reads the incarnation of the directory, or draws one at the first
-// start and when the directory is a copy.
-func openOrigin(cfg Config) (crdt.Origin, error) {
+// openOrigin reads the incarnation in the file, or draws one at the first start
+// and when the directory is a copy.
+func openOrigin(cfg Config) (origin crdt.Origin, drawn bool, err error) {
 	path := originPath(cfg.FS, cfg.Dir)
 	f, err := cfg.FS.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return newOriginFile(cfg)
+		origin, err = newOriginFile(cfg)
+		return origin, true, err
 	}
 	if err != nil {
-		return 0, fmt.Errorf("open origin: %w", err)
+		return 0, false, fmt.Errorf("open origin: %w", err)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, 256))
 	if err = errors.Join(err, f.Close()); err != nil {
-		return 0, fmt.Errorf("read origin %s: %w", path, err)
+		return 0, false, fmt.Errorf("read origin %s: %w", path, err)
 	}
 	fields := strings.Fields(string(b))
 	var n uint64
@@ -46,25 +56,22 @@ func openOrigin(cfg Config) (crdt.Origin, error) {
 		n, err = strconv.ParseUint(fields[0], 16, 64)
 	}
 	if err != nil || n == 0 || isVolatile(crdt.Origin(n)) {
-		return 0, fmt.Errorf("read origin %s: %w: it holds no origin: restore it from a backup, or remove the file to begin a new incarnation",
+		return 0, false, fmt.Errorf("read origin %s: %w: it holds no origin: restore it from a backup, or remove the file to begin a new incarnation",
 			path, ErrDamaged)
 	}
 	here := fingerprint(cfg, path)
 	if len(fields) == 2 && here != "" && fields[1] != here {
 		cfg.Log.Warn("directory is a copy or was moved, a new incarnation begins", "dir", cfg.Dir, "old", crdt.Origin(n))
-		return newOriginFile(cfg)
+		origin, err = newOriginFile(cfg)
+		return origin, true, err
 	}
-	return crdt.Origin(n), nil
+	return crdt.Origin(n), false, nil
 }
 
 // newOriginFile begins a new incarnation.
 func newOriginFile(cfg Config) (crdt.Origin, error) {
-	origin, err := drawOrigin()
-	if err != nil {
-		return 0, err
-	}
-	path := originPath(cfg.FS, cfg.Dir)
-	err = writeFile(cfg.FS, cfg.Dir, path, func(tmp string) string {
+	origin, path := drawOrigin(), originPath(cfg.FS, cfg.Dir)
+	err := writeFile(cfg.FS, cfg.Dir, path, func(tmp string) string {
 		return origin.String() + " " + fingerprint(cfg, tmp) + "\n"
 	})
 	if err != nil {
@@ -74,17 +81,18 @@ func newOriginFile(cfg Config) (crdt.Origin, error) {
 }
 
 // drawOrigin returns a random origin of changes on disk.
-func drawOrigin() (crdt.Origin, error) {
+func drawOrigin() crdt.Origin {
 	for {
 		var b [8]byte
-		if _, err := rand.Read(b[:]); err != nil {
-			return 0, fmt.Errorf("draw origin: %w", err)
-		}
+		_, _ = rand.Read(b[:]) // never fails
 		if o := crdt.Origin(binary.LittleEndian.Uint64(b[:])) &^ volatileOrigin; o != 0 {
-			return o, nil
+			return o
 		}
 	}
 }
+
+// drawVolatile returns a random origin of changes kept in memory.
+func drawVolatile() crdt.Origin { return drawOrigin() | volatileOrigin }
 
 // machineFiles identify the machine: the first its installation, the second the
 // hardware or the virtual machine, which a cloned disk does not take along.
@@ -135,21 +143,52 @@ func NewIncarnation(fs vfs.FS, dir string) error {
 	return nil
 }
 
+// Trust says that this replica includes all that its incarnation has ever written,
+// as far as anybody can know; see Config.Doubt.
+func (s *Store) Trust(ctx context.Context) error {
+	return s.submit(ctx, &request{do: func(c *committer, _ *batch) error {
+		c.doubt = false
+		return nil
+	}})
+}
+
 // renew begins a new incarnation while the store runs. What the old one wrote
 // is claimed up to the last that is known of it.
-func (c *committer) renew() error {
-	origin, err := newOriginFile(c.store.cfg)
-	if err != nil {
-		return err
-	}
+func (c *committer) renew(b *batch) {
+	c.renewDurable(b)
+	cl := &c.head.claims
+	others := cl.others.Clone()
+	others.Note(cl.memory)
+	cl.memory, cl.others = crdt.Dot{Origin: drawVolatile()}, others
+}
+
+// renewDurable begins a new incarnation of what goes to disk.
+func (c *committer) renewDurable(b *batch) {
 	cl := &c.head.claims
 	others := cl.others.Clone()
 	others.Note(cl.own)
-	others.Note(cl.memory)
-	volatile, err := drawOrigin()
-	if err != nil {
-		return err
+	cl.own, cl.others, c.doubt = crdt.Dot{Origin: drawOrigin()}, others, false
+	c.must(c.disk(b).Set(originKey, encodeOrigin(c.store.base, cl.own.Origin), nil))
+}
+
+// encodeOrigin returns the incarnation that followed the one in the file.
+func encodeOrigin(base, origin crdt.Origin) []byte {
+	b := protowire.AppendFixed64(make([]byte, 0, 16), uint64(base))
+	return protowire.AppendFixed64(b, uint64(origin))
+}
+
+// readOrigin returns the incarnation that the log says followed the one in the
+// file, or that one.
+func readOrigin(db *pebble.DB, base crdt.Origin) (crdt.Origin, error) {
+	b, err := getBytes(db, originKey)
+	if err != nil || b == nil {
+		return base, err
 	}
-	*cl = claims{own: crdt.Dot{Origin: origin}, memory: crdt.Dot{Origin: volatile | volatileOrigin}, others: others}
-	return nil
+	if len(b) != 16 {
+		return 0, fmt.Errorf("decode origin: %d bytes, want 16", len(b))
+	}
+	if crdt.Origin(binary.LittleEndian.Uint64(b)) != base {
+		return base, nil // the file is of a copy, or of a backup
+	}
+	return crdt.Origin(binary.LittleEndian.Uint64(b[8:])), nil
 }

@@ -24,6 +24,7 @@ const (
 
 var (
 	formatKey  = []byte("mformat")  // layout of the log
+	originKey  = []byte("morigin")  // incarnation after the one in the file
 	ceilingKey = []byte("mceiling") // what is reserved
 	floorKey   = []byte("mfloor")   // revision compacted to
 	tallyKey   = []byte("mtally")   // what the log must hold

@@ -87,7 +87,7 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 		},
 	}
 	s.pins = pins{held: make(map[int64]int), nudge: s.nudgeCommitter}
-	origin, err := openOrigin(cfg)
+	origin, drawn, err := openOrigin(cfg)
 	if errors.Is(err, syscall.ENOSPC) {
 		return nil, damaged(cfg.Dir, err)
 	} else if err != nil {
@@ -113,7 +113,7 @@ func open(cfg Config, lock *pebble.Lock) (*Store, error) {
 		s.cache.Unref()
 		return nil, damaged(logDir, err)
 	}
-	if err := s.unlessFailed(func() error { return s.load(origin) }); err != nil {
+	if err := s.unlessFailed(func() error { return s.load(origin, drawn) }); err != nil {
 		if !s.failed() {
 			s.abandon()
 		}
@@ -159,9 +159,11 @@ func (s *Store) openLog(dir string, opts *pebble.Options) error {
 	})
 }
 
-// load reads the log into a fresh committer.
-func (s *Store) load(origin crdt.Origin) error {
+// load reads the log into a fresh committer. Base is the incarnation in the file,
+// and drawn says that it is a new one.
+func (s *Store) load(base crdt.Origin, drawn bool) error {
 	now := s.cfg.Now()
+	s.base = base
 	if err := s.checkFormat(); err != nil {
 		return err
 	}
@@ -179,12 +181,11 @@ func (s *Store) load(origin crdt.Origin) error {
 		seq:  reserved.seq,
 		seen: make(map[int64]crdt.Vector),
 	}
-	ld.head.claims.own.Origin = origin
-	volatile, err := drawOrigin()
+	origin, err := readOrigin(s.db, base)
 	if err != nil {
 		return err
 	}
-	ld.head.claims.memory.Origin = volatile | volatileOrigin
+	ld.head.claims.own.Origin, ld.head.claims.memory.Origin = origin, drawVolatile()
 	if err := ld.readReplica(s.db); err != nil {
 		return err
 	}
@@ -220,6 +221,7 @@ func (s *Store) load(origin crdt.Origin) error {
 		return err
 	}
 	s.committer = newCommitter(s, ld, reserved)
+	s.committer.doubt = s.cfg.Doubt && !drawn
 	if err := s.committer.begin(held, garbage); err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ type Store struct {
 	lock  *pebble.Lock
 	space *space
 	mark  *endMark
+	base  crdt.Origin // the incarnation in the file ORIGIN
 
 	options *pebble.Options
 	opened  time.Time // by the local clock

@@ -116,9 +116,7 @@ func (s *Store) Wipe(ctx context.Context, covered crdt.Vector) error {
 
 func (c *committer) wipe(b *batch, covered crdt.Vector) error {
 	before := c.head.claims.vector()
-	if err := c.renew(); err != nil {
-		return err
-	}
+	c.renew(b)
 	var gone, kept []*item
 	c.head.items.Ascend(func(it *item) bool {
 		if classOf(it.key).replicated {

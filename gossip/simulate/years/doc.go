@@ -7,7 +7,7 @@
 // group commit, dots that a crash never reissues, acknowledgement by one peer,
 // tails that resume by vector or send a cut, tombstones that go when stable or
 // after a bound, replicas that were away for too long and are wiped, a new
-// incarnation after a restore. The model follows that code rule by rule; the
+// incarnation after a restore, or a start in doubt. The model follows that code rule by rule; the
 // store itself is tested against the same promises in its own package.
 //
 // Clients write all the time, more while something is wrong. Every few days the

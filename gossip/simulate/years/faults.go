@@ -159,8 +159,9 @@ func (w *world) backUp(n *node) {
 	n.image = n.disk.clone()
 }
 
-// restore puts a node's last backup back: a new incarnation, which knows
-// nothing of what happened since.
+// restore puts a node's last backup back, which knows nothing of what happened
+// since: as a new incarnation, or, when the whole disk was put back, as the one that
+// it was.
 func (w *world) restore(n *node) {
 	if n.image == nil {
 		return
@@ -170,8 +171,10 @@ func (w *world) restore(n *node) {
 		w.stop(n, false)
 	}
 	image := n.image.clone()
-	if w.cfg.Break != BreakDots {
+	if w.rng.IntN(2) == 0 {
 		image.origin = w.drawOrigin()
+	} else {
+		w.count("of them unnoticed")
 	}
 	w.oracle.lose(n, image)
 	n.disk = image

@@ -33,6 +33,7 @@ type node struct {
 	name    string
 	up      bool
 	serving bool
+	doubt   bool  // its disk may be an older one
 	life    int   // counts starts and stops: what an older life planned is void
 	offset  int64 // of its clock
 	since   int64 // it is up
@@ -115,6 +116,10 @@ func (n *node) put(g *group, r *crdt.Record) {
 
 // tick names a local change.
 func (n *node) tick() (crdt.Dot, crdt.Stamp) {
+	if n.doubt {
+		n.renew()
+		n.w.report.Doubted++
+	}
 	var stamp crdt.Stamp
 	n.clock, stamp = n.clock.Tick(n.wall())
 	n.head.seq++
@@ -257,7 +262,28 @@ func (n *node) claim(g *group, v crdt.Vector) {
 }
 
 // renew begins a new incarnation.
-func (n *node) renew() { n.head.origin = n.w.drawOrigin() }
+func (n *node) renew() { n.head.origin, n.doubt = n.w.drawOrigin(), false }
+
+// trust ends the doubt once the replica has what every member has.
+func (n *node) trust() {
+	if n.disk.keys[memberPrefix+n.name].rec == nil {
+		return // it does not know the members yet
+	}
+	for key, it := range n.disk.keys {
+		name, ok := strings.CutPrefix(key, memberPrefix)
+		if ok && name != n.name && !it.rec.Deleted && !n.includes(name) {
+			return
+		}
+	}
+	n.doubt = false
+}
+
+// includes reports whether the replica has what a member has that can be asked.
+func (n *node) includes(name string) bool {
+	return slices.ContainsFunc(n.w.nodes, func(p *node) bool {
+		return p.name == name && n.w.reach(p.id, n.id) && n.disk.claims.Includes(p.disk.claims)
+	})
+}
 
 // wipe takes everything out, to be had anew from a peer that includes covered.
 func (n *node) wipe(covered crdt.Vector) {

@@ -25,7 +25,7 @@ const (
 	BreakAside     Break = "a wiped replica keeps nothing of its own"
 	BreakConflicts Break = "what lost is not listed"
 	BreakCut       Break = "a cut is claimed before it is whole"
-	BreakDots      Break = "a restored replica goes on as the same incarnation"
+	BreakDots      Break = "a replica whose disk was put back goes on as the same incarnation"
 	BreakSync      Break = "writes are acknowledged before they are on disk"
 	BreakMerge     Break = "of two concurrent states the newer one stays, whole"
 	BreakField     Break = "a write claims none of the fields that it changes"
@@ -46,15 +46,15 @@ type Config struct {
 
 // Report says what happened.
 type Report struct {
-	NodeHours                                               float64
-	Writes, Acked, AckedAlone, Lost                         int // Lost: acknowledged, and all replicas that had it lost their disks
-	Applied, Merged, Conflicts, Buried, Cuts                int
-	Refused, Wiped, GivenUp, Drifted, Renewed, Checks, Laws int
-	Unlike                                                  int // objects found equal on two replicas that know different pasts of their keys
-	Faults                                                  map[string]int
-	Violations                                              []string
-	Trace                                                   uint64
-	Events                                                  uint64
+	NodeHours                                                        float64
+	Writes, Acked, AckedAlone, Lost                                  int // Lost: acknowledged, and all replicas that had it lost their disks
+	Applied, Merged, Conflicts, Buried, Cuts                         int
+	Refused, Wiped, GivenUp, Drifted, Renewed, Doubted, Checks, Laws int
+	Unlike                                                           int // objects found equal on two replicas that know different pasts of their keys
+	Faults                                                           map[string]int
+	Violations                                                       []string
+	Trace                                                            uint64
+	Events                                                           uint64
 }
 
 // Add adds another report's numbers.
@@ -63,7 +63,7 @@ func (r *Report) Add(o Report) {
 	for _, p := range [][2]*int{
 		{&r.Writes, &o.Writes}, {&r.Acked, &o.Acked}, {&r.AckedAlone, &o.AckedAlone}, {&r.Lost, &o.Lost}, {&r.Applied, &o.Applied},
 		{&r.Merged, &o.Merged}, {&r.Conflicts, &o.Conflicts}, {&r.Buried, &o.Buried}, {&r.Cuts, &o.Cuts}, {&r.Refused, &o.Refused},
-		{&r.Wiped, &o.Wiped}, {&r.GivenUp, &o.GivenUp}, {&r.Drifted, &o.Drifted}, {&r.Renewed, &o.Renewed}, {&r.Checks, &o.Checks}, {&r.Laws, &o.Laws}, {&r.Unlike, &o.Unlike},
+		{&r.Wiped, &o.Wiped}, {&r.GivenUp, &o.GivenUp}, {&r.Drifted, &o.Drifted}, {&r.Renewed, &o.Renewed}, {&r.Doubted, &o.Doubted}, {&r.Checks, &o.Checks}, {&r.Laws, &o.Laws}, {&r.Unlike, &o.Unlike},
 	} {
 		*p[0] += *p[1]
 	}
@@ -82,9 +82,9 @@ func (r *Report) Add(o Report) {
 func (r *Report) String() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%.0f node-hours, %d events: %d writes, %d acknowledged (%d alone), %d lost with every disk that had them\n"+
-		"replication: %d records applied, %d joined, %d conflicts listed, %d tombstones forgotten, %d cuts, %d refusals, %d wipes (%d given up), %d frames refused for drift, %d incarnations renewed\n"+
+		"replication: %d records applied, %d joined, %d conflicts listed, %d tombstones forgotten, %d cuts, %d refusals, %d wipes (%d given up), %d frames refused for drift, %d incarnations renewed, %d begun in doubt\n"+
 		"checked: %d times after healing, laws of merge %d times; %d times two replicas knew different pasts of an object that is the same on both\nfaults:",
-		r.NodeHours, r.Events, r.Writes, r.Acked, r.AckedAlone, r.Lost, r.Applied, r.Merged, r.Conflicts, r.Buried, r.Cuts, r.Refused, r.Wiped, r.GivenUp, r.Drifted, r.Renewed, r.Checks, r.Laws, r.Unlike)
+		r.NodeHours, r.Events, r.Writes, r.Acked, r.AckedAlone, r.Lost, r.Applied, r.Merged, r.Conflicts, r.Buried, r.Cuts, r.Refused, r.Wiped, r.GivenUp, r.Drifted, r.Renewed, r.Doubted, r.Checks, r.Laws, r.Unlike)
 	for _, name := range sorted(r.Faults) {
 		fmt.Fprintf(&s, " %s %d,", name, r.Faults[name])
 	}
@@ -220,6 +220,7 @@ func (w *world) start(n *node) {
 	n.up, n.serving = true, false
 	n.life++
 	n.since, n.hoped = w.now, w.now
+	n.doubt = len(n.disk.claims) > 0 && w.cfg.Break != BreakDots
 	n.disk.marks = nil // kept in memory only
 	n.head = n.disk.clone()
 	n.head.seq = n.head.ceiling
@@ -276,6 +277,7 @@ func (w *world) planServe(n *node) {
 				whole = whole || n.disk.claims.Includes(p.disk.claims)
 			}
 		}
+		n.trust()
 		empty := len(n.disk.claims) == 0
 		late := w.now-n.since > int64(5*time.Second/time.Microsecond)
 		if whole || !empty && (alone || late) || alone && n.id == 0 && n.name == "n1" {
