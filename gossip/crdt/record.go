@@ -28,7 +28,7 @@ type Record struct {
 	Version int64    // changes since Create, 1 for the create itself
 
 	Lease    int64 // lease the key is attached to, 0 for none
-	Deadline int64 // when the lease runs out, Unix milliseconds, 0 for never
+	Deadline int64 // when the lease runs out by the clock of the stamp, Unix milliseconds, 0 for never
 
 	UID        string // of the visible object, empty when it has none
 	APIVersion string // it is stored in

@@ -326,7 +326,7 @@ func (c *committer) lease(b *batch, r *crdt.Record, cls class) {
 	}
 	ls := c.store.lessor
 	ls.mu.Lock()
-	r.Deadline = max(0, l.deadline.UnixMilli())
+	r.Deadline = max(0, r.Stamp.Time().Add(l.deadline.Sub(ls.now())).UnixMilli())
 	store := cls.durable && !l.stored
 	l.stored = l.stored || store
 	ls.mu.Unlock()

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/mootkube/moot/gossip/crdt"
 )
 
 // couple is two stores in a bubble; the first one's changes reach the second
@@ -99,6 +101,35 @@ func TestLeaseOutlivesItsNode(t *testing.T) {
 		}
 		if ids := c.b.Leases(); len(ids) != 0 {
 			t.Errorf("leases %v are left", ids)
+		}
+		c.stopB()
+	})
+}
+
+// TestLeaseOfAClockBehind: a node that hears of later times stamps its changes with
+// those, but its leases have left what they have.
+func TestLeaseOfAClockBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCouple(t)
+		later := time.Now().AddDate(30, 0, 0).Add(4 * time.Minute)
+		if err := c.a.Apply(t.Context(), []*crdt.Record{remote("/registry/x/later", "x", 1, later)}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.a.Grant(t.Context(), 5, 60); err != nil {
+			t.Fatal(err)
+		}
+		if err := putLeased(t, c.a, "/registry/x/a", 5); err != nil {
+			t.Fatal(err)
+		}
+		c.exchange()
+		pass(59 * time.Second)
+		if got := get(t, c.b, "/registry/x/a", 0); got != "v" {
+			t.Errorf("after 59 of 60 seconds the key is %s", got)
+		}
+		c.stopA()
+		pass(15 * time.Second)
+		if got := get(t, c.b, "/registry/x/a", 0); got != "<none>" {
+			t.Errorf("run out, the key is %s", got)
 		}
 		c.stopB()
 	})
