@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mootkube/moot/node"
+	"github.com/mootkube/moot/node/join"
 )
 
 func newStatus() *cobra.Command {
@@ -134,6 +135,9 @@ func printMembers(members []node.MemberStatus) {
 			fmt.Printf("BUG      %s has other content with the same changes: %s\n", m.Name, m.Digest)
 		} else if m.Error != "" {
 			fmt.Printf("note     %s: %s\n", m.Name, m.Error)
+		}
+		if m := &members[i]; m.ClockOffset.Abs() > join.MaxClockSkew {
+			fmt.Printf("note     %s: its clock and this node's are %s apart; set them by a time server\n", m.Name, m.ClockOffset.Abs().Round(time.Second))
 		}
 	}
 }

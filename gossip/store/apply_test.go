@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,7 +34,7 @@ func remote(key, value string, seq uint64, at time.Time) *crdt.Record {
 // times hours apart, the same for all that they know. They exchange their changes,
 // and still refuse those of a clock that is ahead of all.
 func TestClocksAfterAPowerLoss(t *testing.T) {
-	a, b := pair(t, nil)
+	a, b := pair(t, func(cfg *Config) { cfg.MaxDrift = 5 * time.Minute })
 	put(t, a.s, "/registry/x/before", "x")
 	a.settle()
 	for r, behind := range map[*replica]time.Duration{a: 10 * time.Minute, b: 3 * time.Hour} {
@@ -49,6 +50,48 @@ func TestClocksAfterAPowerLoss(t *testing.T) {
 		if !errors.Is(err, ahead) {
 			t.Errorf("a change of a clock that is %v ahead: %v, want %v", what, err, ahead)
 		}
+	}
+}
+
+// TestClockPutRight: a machine starts with a clock that runs by another time zone,
+// and a time server puts it right, or all do. What they write goes everywhere all
+// the while, and of two edits the later one stays.
+func TestClockPutRight(t *testing.T) {
+	for name, wrong := range map[string][]time.Duration{
+		"one":  {14 * time.Hour, 0},
+		"both": {2 * time.Hour, 2 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var ahead [2]atomic.Int64
+			a, b := pair(t, nil)
+			edits := 0
+			edit := func(r, other *replica) {
+				t.Helper()
+				edits++
+				want := fmt.Sprint("edit ", edits)
+				put(t, r.s, "/registry/x/edited", want)
+				a.settle()
+				if got := get(t, other.s, "/registry/x/edited", 0); got != want {
+					t.Errorf("%s is %s elsewhere", want, got)
+				}
+			}
+			for i, r := range a.replicas {
+				ahead[i].Store(int64(wrong[i]))
+				r.cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead[i].Load())) }
+				r.restart()
+			}
+			for i := range a.replicas {
+				edit(a, b)
+				edit(b, a)
+				ahead[i].Store(0)
+				edit(a, b)
+				edit(b, a)
+			}
+			a.restart()
+			edit(a, b)
+			edit(b, a)
+			a.check()
+		})
 	}
 }
 
@@ -77,7 +120,7 @@ func TestApplyRefuses(t *testing.T) {
 		"disk's origin":    {record: change("/registry/events/a", func(r *crdt.Record) { r.Dot.Origin = peerOrigin }), want: ErrRejected},
 		"huge sequence":    {record: change("/a", func(r *crdt.Record) { r.Dot.Seq = math.MaxUint64 }), want: ErrRejected},
 		"negative number":  {record: change("/a", func(r *crdt.Record) { r.Deadline = -1 }), want: ErrRejected},
-		"from the future":  {record: remote("/a", "x", 1, now.Add(time.Hour)), want: crdt.ErrDrift},
+		"from the future":  {record: remote("/a", "x", 1, now.Add(25*time.Hour)), want: crdt.ErrDrift},
 		"vector of nobody": {upTo: crdt.Vector{0: 1}, want: ErrRejected},
 		"vector too high":  {upTo: crdt.Vector{peerOrigin: math.MaxUint64}, want: ErrRejected},
 	}

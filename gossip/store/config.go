@@ -72,7 +72,8 @@ type Config struct {
 	// the store answers the rest. Hold must not block.
 	Hold func(rev int64, release func())
 	// MaxDrift is how far ahead of Now a peer's stamp may be, or ahead of what the
-	// store had when it was opened when Now is behind that.
+	// store had when it was opened when Now is behind that. Stamps then run ahead of
+	// the time, and only order changes, until it has caught up.
 	MaxDrift time.Duration
 	// TombstoneKeep bounds how long deletes are remembered for peers that have
 	// not seen them.
@@ -109,7 +110,7 @@ func DefaultConfig(dir string) Config {
 		MinFreeBytes:    32 << 20,
 		BallastBytes:    16 << 20,
 		RevisionReserve: time.Hour,
-		MaxDrift:        5 * time.Minute,
+		MaxDrift:        24 * time.Hour, // more than any mistake about time zones
 		TombstoneKeep:   24 * time.Hour,
 	}
 }

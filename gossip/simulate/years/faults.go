@@ -142,9 +142,14 @@ func (w *world) planStart(n *node, after int64) {
 // jump sets a node's clock wrong, and right again some time later.
 func (w *world) jump(n *node) {
 	w.count("clock jumps")
-	by := w.between(0, 2*time.Second)
-	if w.rng.IntN(2) == 0 {
+	var by int64
+	switch w.rng.IntN(6) {
+	case 0:
+		by = w.between(0, 30*time.Hour)
+	case 1, 2:
 		by = w.between(0, 2*time.Hour)
+	default:
+		by = w.between(0, 2*time.Second)
 	}
 	if w.rng.IntN(2) == 0 {
 		by = -by

@@ -17,7 +17,7 @@ const (
 	tombstoneKeep   = int64(24 * time.Hour / time.Microsecond)
 	historyKeep     = int64(10 * time.Minute / time.Microsecond)
 	historyMost     = 64
-	maxDrift        = 5 * time.Minute
+	maxDrift        = 24 * time.Hour
 	owedPatience    = int64(time.Minute / time.Microsecond)
 	conflictPrefix  = "/moot/conflicts/"
 	memberPrefix    = "/moot/members/"
