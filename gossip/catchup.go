@@ -19,20 +19,20 @@ const askAtOnce = 16
 var errNotRunning = errors.New("gossip agent is not running")
 
 // ask returns what a member has, and notes it.
-func (a *Agent) ask(ctx context.Context, m Member) (crdt.Vector, error) {
+func (a *Agent) ask(ctx context.Context, m Member) (welcome, error) {
 	r := a.current()
 	if r == nil {
-		return nil, errNotRunning
+		return welcome{}, errNotRunning
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.CatchUpWait)
 	defer cancel()
 	w, err := a.askAt(ctx, r, m.Addr, m.Name)
 	if err != nil {
-		return nil, fmt.Errorf("ask %s: %w", m.Name, err)
+		return welcome{}, fmt.Errorf("ask %s: %w", m.Name, err)
 	}
 	a.link(m.Name).learn(w.Vector)
 	a.stability.learn(w.Stable)
-	return w.Vector, nil
+	return w, nil
 }
 
 // askAt asks the member at an address who it is and what it has.
@@ -48,8 +48,8 @@ func (a *Agent) askAt(ctx context.Context, r *running, at netip.AddrPort, name s
 // CatchUp waits until this replica has what every reachable member had when it
 // was asked. It gives each member Config.CatchUpWait to answer and as long
 // again for what it has to arrive, and returns an error that names those that
-// failed; what the others had is here regardless. When no member is left out, the
-// replica knows that nobody has changes of its own that it lacks.
+// failed; what the others had is here regardless. When it has all that any member
+// has of this replica's own changes, it says so to the store.
 func (a *Agent) CatchUp(ctx context.Context) error {
 	var (
 		wg    sync.WaitGroup
@@ -65,10 +65,10 @@ func (a *Agent) CatchUp(ctx context.Context) error {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			err := a.catchUpWith(ctx, m)
+			whole, err := a.catchUpWith(ctx, m)
 			mu.Lock()
 			defer mu.Unlock()
-			met[m.Name] = err == nil
+			met[m.Name] = whole
 			errs = append(errs, err)
 		})
 	}
@@ -83,17 +83,20 @@ func (a *Agent) CatchUp(ctx context.Context) error {
 	return a.cfg.Store.Trust(ctx)
 }
 
-func (a *Agent) catchUpWith(ctx context.Context, m Member) error {
-	goal, err := a.ask(ctx, m)
+// catchUpWith waits until this replica has what a member had when it was asked. It
+// reports whether that is all of this replica's own changes that the member has.
+func (a *Agent) catchUpWith(ctx context.Context, m Member) (whole bool, err error) {
+	w, err := a.ask(ctx, m)
 	if err != nil {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.CatchUpWait)
 	defer cancel()
-	if err := a.await(ctx, goal); err != nil {
-		return fmt.Errorf("catch up with %s: %d changes are missing: %w", m.Name, distance(a.cfg.Store.Vector(), goal), err)
+	if err := a.await(ctx, w.Vector); err != nil {
+		return false, fmt.Errorf("catch up with %s: %d changes are missing: %w", m.Name, distance(a.cfg.Store.Vector(), w.Vector), err)
 	}
-	return nil
+	own := a.cfg.Store.Origin()
+	return w.Beyond[own] <= a.cfg.Store.Vector()[own], nil
 }
 
 // await waits until this replica includes goal.
@@ -136,12 +139,13 @@ func (a *Agent) Bootstrap(ctx context.Context) error {
 			if m.State != StateAlive {
 				continue
 			}
-			goal, err := a.ask(ctx, m)
+			w, err := a.ask(ctx, m)
 			if err != nil {
 				a.log.Debug("peer does not say what it has", "peer", m.Name, "err", err)
 				continue
 			}
 			answered = true
+			goal := w.Vector
 			if !goal.Includes(owed) {
 				continue
 			}

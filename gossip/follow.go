@@ -22,7 +22,6 @@ const (
 	openTimeout   = 5 * time.Second  // for the hello and its answer
 	streamSilence = 5 * time.Second  // after which a stream is opened anew
 	probeEvery    = 2 * time.Second  // of the peer's clock
-	clocksApart   = 5 * time.Minute  // that is told: the clock ahead wins in a cut
 	haveEvery     = relayDelay / 3   // soon enough that the peer need not send what came from elsewhere
 	bulkChanges   = 1000             // beyond it a catch-up is done with one peer at a time
 	bulkSilence   = 10 * time.Second // of changes, after which the next may begin too
@@ -272,15 +271,15 @@ func (f *follower) read(ctx context.Context) error {
 func (f *follower) beat(b beat) {
 	f.agent.stability.learn(b.Stable)
 	f.link.learn(b.Whole)
-	if offset, apart := f.link.beat(b, f.agent.cfg.Now()); apart {
+	if offset, news := f.link.learnBeat(b, f.agent.cfg.Now()); news {
 		f.agent.log.Warn("the clocks of this node and of a member are far apart: of edits on both sides of a cut, those of the clock ahead stay; set them by a time server",
 			"member", f.link.name, "ahead", offset.Round(time.Second))
 	}
 }
 
-// beat takes in what a beat says of the peer. It returns how far the peer's clock is
-// ahead, and whether that is news to be told.
-func (l *link) beat(b beat, now time.Time) (offset time.Duration, apart bool) {
+// learnBeat takes in what a beat says of the peer. It returns how far the peer's
+// clock is ahead, and whether the clocks are apart now and were not before.
+func (l *link) learnBeat(b beat, now time.Time) (offset time.Duration, news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.accepted = b.Tailed
@@ -288,13 +287,12 @@ func (l *link) beat(b beat, now time.Time) (offset time.Duration, apart bool) {
 		l.digest, l.digestOf = b.Digest, b.Whole
 	}
 	if rtt := time.Duration(now.UnixNano() - b.Probe); b.Probe != 0 && rtt >= 0 && rtt < streamSilence {
-		before := l.apart
+		before := clocksApart(l.offset)
 		l.roundTrip = rtt
 		l.offset = time.Duration(b.Now - b.Probe - int64(rtt)/2)
-		l.apart = l.offset.Abs() > clocksApart
-		apart = l.apart && !before
+		news = clocksApart(l.offset) && !before
 	}
-	return l.offset, apart
+	return l.offset, news
 }
 
 // apply applies what has arrived, all of it at once, and acknowledges.

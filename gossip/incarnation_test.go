@@ -3,6 +3,7 @@ package gossip_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/mootkube/moot/gossip/crdt"
 )
@@ -15,7 +16,7 @@ func TestIncarnations(t *testing.T) {
 	all := make([]*machine, 3)
 	for i := range all {
 		all[i] = newMachine(t, a, i+1, fmt.Sprintf("n%d", i+1))
-		all[i].storeCfg.Doubt = true
+		all[i].storeCfg.Boot = "1"
 		all[i].start(all[0].addr)
 	}
 	n1, n2, n3 := all[0], all[1], all[2]
@@ -45,6 +46,7 @@ func TestIncarnations(t *testing.T) {
 	first := rewrite(n3)
 
 	n3.stop()
+	n3.storeCfg.Boot = "2"
 	n3.start(n1.addr)
 	together(all...)
 	if got := rewrite(n3); got != first {
@@ -53,6 +55,7 @@ func TestIncarnations(t *testing.T) {
 
 	n2.stop()
 	n3.stop()
+	n3.storeCfg.Boot = "3"
 	n3.start(n1.addr)
 	eventually(t, "n3 is back", func() bool { return n1.alive() == 2 && n3.alive() == 2 && agreed(n1, n3) })
 	second := rewrite(n3)
@@ -74,4 +77,43 @@ func TestIncarnations(t *testing.T) {
 		t.Errorf("incarnation %s instead of %s", got, second)
 	}
 	together(all...)
+}
+
+// TestCatchUpWithAPartOfAFrame: the one member that can be asked has changes of this
+// node's that it does not include yet, for what it got of them had not come to its
+// end. The node, whose disk was put back, must not take their names.
+func TestCatchUpWithAPartOfAFrame(t *testing.T) {
+	a := newAuthority(t)
+	n1, n2 := newMachine(t, a, 1, "n1"), newMachine(t, a, 2, "n2")
+	n1.storeCfg.Boot = "1"
+	n1.start()
+	n2.start(n1.addr)
+	for _, m := range []*machine{n1, n2} {
+		n1.put("/moot/members/"+m.name, fmt.Sprintf(`{"number":%d,"address":%q}`, m.cfg.Number, m.addr))
+	}
+	eventually(t, "stores agree", func() bool { return n1.alive() == 2 && n2.alive() == 2 && agreed(n1, n2) })
+	own := n1.store.Origin()
+	next := n1.store.Vector()[own] + 1
+	n1.stop()
+	for i := range uint64(10) {
+		r := crdt.Put(nil, fmt.Append(nil, "/registry/lost/", i), []byte("x"), crdt.Dot{Origin: own, Seq: next + i}, crdt.StampAt(time.Now()), crdt.Change{})
+		if err := n2.store.Apply(t.Context(), []*crdt.Record{r}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n1.storeCfg.Boot = "2"
+	n1.start(n2.addr)
+	<-n1.agent.Ready()
+	if err := n1.agent.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 12 {
+		n1.put(fmt.Sprint("/registry/new/", i), "y")
+	}
+	eventually(t, "n2 has what n1 wrote", func() bool { return n2.store.Vector().Includes(n1.store.Vector()) })
+	for i := range 12 {
+		if got := n2.get(fmt.Sprint("/registry/new/", i)); got != "y" {
+			t.Errorf("write %d of n1 is %q on n2", i, got)
+		}
+	}
 }

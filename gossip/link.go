@@ -26,7 +26,6 @@ type link struct {
 	err       string
 	roundTrip time.Duration
 	offset    time.Duration // the peer's clock minus ours
-	apart     bool          // that is far, and the log says so
 	said      seniority     // of itself
 	saidAt    time.Time
 

@@ -211,7 +211,7 @@ func (a *Agent) join(ctx context.Context, r *running, at netip.AddrPort, name st
 // settleClash finds out whether another daemon with this node's name lives at
 // an address. The older of the two stays.
 func (a *Agent) settleClash(ctx context.Context, r *running, at netip.AddrPort) error {
-	before := a.birth()
+	before, origin := a.birth(), a.cfg.Store.Origin() // either may change meanwhile
 	w, err := a.askAt(ctx, r, at, a.cfg.Name)
 	if err != nil {
 		a.log.Debug("nobody else has this node's name", "addr", at, "err", err)
@@ -219,7 +219,7 @@ func (a *Agent) settleClash(ctx context.Context, r *running, at netip.AddrPort) 
 	}
 	own := a.birth()
 	switch {
-	case w.Self.birth >= before && w.Self.birth <= own && w.Origin == a.cfg.Store.Origin():
+	case w.Self.birth >= before && w.Self.birth <= own && (w.Origin == origin || w.Origin == a.cfg.Store.Origin()):
 		return nil // it is this node, by another address
 	case w.Self.birth > own:
 		a.log.Warn("a younger member has this node's name and is to give way", "addr", at)

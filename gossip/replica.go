@@ -19,6 +19,8 @@ type Replica interface {
 	Revision() int64
 	// Vector says which changes have been applied. It is not to be changed.
 	Vector() crdt.Vector
+	// Beyond says which changes are here, on disk, and not in the vector.
+	Beyond() crdt.Vector
 	// Apply applies a peer's changes, in its order, and joins upTo, unless nil,
 	// into the vector. They are durable when it returns.
 	Apply(ctx context.Context, records []*crdt.Record, upTo crdt.Vector) error

@@ -129,9 +129,10 @@ func (v *server) greet() (hello, error) {
 	}
 	a.meet(a.current(), v.peer, h.Self, h.Lead)
 	own, lead := a.seniority()
+	beyond := a.cfg.Store.Beyond() // before the vector, which takes it in
 	w := welcome{
 		Name: a.cfg.Name, Self: own, Lead: lead, Origin: a.cfg.Store.Origin(),
-		Revision: a.cfg.Store.Revision(), Vector: a.cfg.Store.Vector(), Stable: a.stability.get(),
+		Revision: a.cfg.Store.Revision(), Vector: a.cfg.Store.Vector(), Stable: a.stability.get(), Beyond: beyond,
 	}
 	v.stable = w.Stable
 	return h, send(v.conn, msgWelcome, w.encode())

@@ -76,8 +76,8 @@ func (a *Agent) floor(ctx context.Context) crdt.Vector {
 		has := l.knows()
 		if leads && m.Live() && asked < askAtOnce && !l.streams() {
 			asked++
-			if v, err := a.ask(ctx, m); err == nil {
-				has = v
+			if w, err := a.ask(ctx, m); err == nil {
+				has = w.Vector
 			}
 		}
 		if len(has) == 0 {

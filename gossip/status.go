@@ -102,6 +102,13 @@ func (a *Agent) Status() Status {
 	return s
 }
 
+// clocksApart reports whether clocks are so far apart that it should be told: of
+// edits on both sides of a cut, those of the clock ahead stay.
+func clocksApart(offset time.Duration) bool { return offset.Abs() > 5*time.Minute }
+
+// ClocksApart reports whether the member's clock and this node's are far apart.
+func (s *MemberStatus) ClocksApart() bool { return clocksApart(s.ClockOffset) }
+
 // report adds what the link knows.
 func (l *link) report(s *MemberStatus, own crdt.Vector, digest string) {
 	l.mu.Lock()

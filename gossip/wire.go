@@ -242,6 +242,7 @@ type welcome struct {
 	Revision int64
 	Vector   crdt.Vector
 	Stable   crdt.Vector
+	Beyond   crdt.Vector // see [Replica]
 }
 
 func (m *welcome) encode() []byte {
@@ -251,7 +252,7 @@ func (m *welcome) encode() []byte {
 	b = binary.AppendVarint(b, m.Revision)
 	b = appendVector(b, m.Vector)
 	b = appendVector(b, m.Stable)
-	return appendAges(b, m.Self, m.Lead)
+	return appendVector(appendAges(b, m.Self, m.Lead), m.Beyond)
 }
 
 func decodeWelcome(b []byte) (welcome, error) {
@@ -261,6 +262,9 @@ func decodeWelcome(b []byte) (welcome, error) {
 		Revision: d.int(), Vector: d.vector(), Stable: d.vector(),
 	}
 	d.ages(&m.Self, &m.Lead)
+	if len(d.b) > 0 { // a newer member
+		m.Beyond = d.vector()
+	}
 	return m, d.end()
 }
 

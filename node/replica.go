@@ -2,10 +2,13 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,7 +50,7 @@ func (n *Node) openReplica(m *membership, keys *pki.Bundle) (*replica, error) {
 	}
 	r := &replica{identity: identity, schemas: newSchemas()}
 	cfg := store.DefaultConfig(n.cfg.storeDir())
-	cfg.Log, cfg.Node, cfg.Schema, cfg.Doubt = n.log, m.Number, r.schemas, true
+	cfg.Log, cfg.Node, cfg.Schema, cfg.Boot = n.log, m.Number, r.schemas, bootID()
 	cfg.Hold = func(rev int64, release func()) { r.agent.Hold(rev, release) }
 	db, err := store.Open(cfg)
 	if err != nil {
@@ -70,6 +73,15 @@ func (n *Node) openReplica(m *membership, keys *pki.Bundle) (*replica, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return r, nil
+}
+
+// bootID tells one boot of the machine from another.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return rand.Text() // each start may be another boot
+	}
+	return strings.TrimSpace(string(b))
 }
 
 // serveJoins lets machines with a token become members.

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mootkube/moot/node"
-	"github.com/mootkube/moot/node/join"
 )
 
 func newStatus() *cobra.Command {
@@ -131,12 +130,13 @@ func printMembers(members []node.MemberStatus) {
 	}
 	_ = w.Flush() // as every other line printed here
 	for i := range members {
-		if m := &members[i]; m.Differs {
+		m := &members[i]
+		if m.Differs {
 			fmt.Printf("BUG      %s has other content with the same changes: %s\n", m.Name, m.Digest)
 		} else if m.Error != "" {
 			fmt.Printf("note     %s: %s\n", m.Name, m.Error)
 		}
-		if m := &members[i]; m.ClockOffset.Abs() > join.MaxClockSkew {
+		if m.ClocksApart() {
 			fmt.Printf("note     %s: its clock and this node's are %s apart; set them by a time server\n", m.Name, m.ClockOffset.Abs().Round(time.Second))
 		}
 	}

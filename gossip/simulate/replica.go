@@ -187,6 +187,9 @@ func (r *Replica) Owed() crdt.Vector { return nil }
 // GiveUpOwed has nothing to do.
 func (r *Replica) GiveUpOwed(context.Context) error { return nil }
 
+// Beyond is nil: that is only asked by replicas that outlive a start.
+func (r *Replica) Beyond() crdt.Vector { return nil }
+
 // Trust has nothing to do: each start is an incarnation.
 func (r *Replica) Trust(context.Context) error { return nil }
 

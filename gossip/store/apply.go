@@ -83,6 +83,7 @@ func (c *committer) applyAll(b *batch, records []*crdt.Record, upTo crdt.Vector)
 	}
 	c.claim(upTo)
 	conflicts, err := c.settleOwed(b)
+	c.noteBeyond(records)
 	c.keepConflicts(b, append(lost, conflicts...))
 	c.request.hold = false // peers find the conflicts themselves
 	return err
@@ -180,10 +181,12 @@ func (c *committer) recall(held, came *crdt.Record) *crdt.Record {
 func (c *committer) take(b *batch, came, next *crdt.Record, alive *version, held *crdt.Record) {
 	cls := classOf(came.Key)
 	r := *next // the caller's records stay as they are
-	if held == nil || next == came {
-		r.Lease, r.Deadline = came.Lease, came.Deadline
-	} else {
-		r.Lease, r.Deadline = leaseOf(held, came)
+	from := came
+	if held != nil && next != came {
+		from = leaseOf(held, came)
+	}
+	if r.Lease, r.Deadline = from.Lease, 0; from.Deadline > 0 {
+		r.Deadline = max(1, from.Deadline+r.Stamp.Time().Sub(from.Stamp.Time()).Milliseconds())
 	}
 	c.clock.High = max(c.clock.High, r.Latest())
 	if alive != nil && !r.Deleted && alive.uid != hashUID(r.UID) {
@@ -202,11 +205,10 @@ func (c *committer) take(b *batch, came, next *crdt.Record, alive *version, held
 	c.append(b, &r, cls, alive, r.Born())
 }
 
-// leaseOf returns the lease of what two changes were joined to: that of the
-// newer one.
-func leaseOf(held, came *crdt.Record) (id, deadline int64) {
+// leaseOf returns which of two changes that were joined has the lease: the newer.
+func leaseOf(held, came *crdt.Record) *crdt.Record {
 	if came.Deleted || !held.Deleted && held.Stamp > came.Stamp {
-		return held.Lease, held.Deadline
+		return held
 	}
-	return came.Lease, came.Deadline
+	return came
 }

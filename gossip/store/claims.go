@@ -39,6 +39,16 @@ func (c *claims) includes(v crdt.Vector) bool {
 	return true
 }
 
+// part returns what of v is included. The rest is of origins that came to their end
+// before they could say that all up to there had come: nobody will ever include it.
+func (c *claims) part(v crdt.Vector) crdt.Vector {
+	out := make(crdt.Vector, len(v))
+	for o, seq := range v {
+		out.Note(crdt.Dot{Origin: o, Seq: min(seq, c.upTo(o))})
+	}
+	return out
+}
+
 func (c *claims) vector() crdt.Vector {
 	v := c.others.Clone()
 	if c.own.Seq > 0 {
@@ -135,6 +145,62 @@ func (c *committer) claim(v crdt.Vector) {
 	cl.others = others
 	c.adoptOrphans(news)
 	c.head.marks = append(c.head.marks, mark{rev: c.head.rev, news: news})
+}
+
+// Beyond returns the changes on disk that this replica has and does not include: of
+// what is still coming, and what was set aside when it was wiped.
+func (s *Store) Beyond() crdt.Vector { return s.view.Load().beyond }
+
+// noteBeyond notes which of the changes that came are not included yet, and which
+// of those noted before are.
+func (c *committer) noteBeyond(records []*crdt.Record) {
+	h, next := &c.head, crdt.Vector{}
+	for o, seq := range h.beyond {
+		h.noteBeyond(next, crdt.Dot{Origin: o, Seq: seq})
+	}
+	if c.owed != nil {
+		for o, seq := range c.owed.claims {
+			h.noteBeyond(next, crdt.Dot{Origin: o, Seq: seq})
+		}
+	}
+	for _, r := range records {
+		if string(r.Key) == forgottenKey {
+			continue
+		}
+		h.noteBeyond(next, r.Dot)
+		if r.Joined() {
+			for o, seq := range r.Seen() {
+				h.noteBeyond(next, crdt.Dot{Origin: o, Seq: seq})
+			}
+		}
+	}
+	h.beyond = next
+}
+
+func (v *view) noteBeyond(beyond crdt.Vector, d crdt.Dot) {
+	if !isVolatile(d.Origin) && !v.claims.covers(d) {
+		beyond.Note(d)
+	}
+}
+
+// readBeyond finds in the index what is not included.
+func (l *loader) readBeyond() {
+	l.head.beyond = crdt.Vector{}
+	l.head.items.Ascend(func(it *item) bool {
+		for i := range it.versions {
+			v := &it.versions[i]
+			l.head.noteBeyond(l.head.beyond, v.dot)
+			for o, seq := range l.seen[v.rev] {
+				l.head.noteBeyond(l.head.beyond, crdt.Dot{Origin: o, Seq: seq})
+			}
+		}
+		return true
+	})
+	if l.owed != nil {
+		for o, seq := range l.owed.claims {
+			l.head.noteBeyond(l.head.beyond, crdt.Dot{Origin: o, Seq: seq})
+		}
+	}
 }
 
 // saveClaims puts what is claimed anew into the batch with the changes.

@@ -97,7 +97,7 @@ type committer struct {
 	inFlight *bulk    // the last of them, until it is in the log
 	noted    bulkNote // the one that the last run did not finish
 
-	doubt   bool         // the disk may be an older one, see Config.Doubt
+	doubt   bool         // the disk may be an older one, see Config.Boot
 	space   func() error // the disk has room, asked once per batch
 	events  eviction
 	graves  graves
@@ -136,6 +136,9 @@ func (c *committer) begin(held []*crdt.Record, garbage []version) error {
 	c.recoverHolders(b, held, now)
 	c.reserved = c.reserved.raise(c.rev, c.seq, now, c.store.cfg.RevisionReserve)
 	c.must(b.Set(ceilingKey, encodeCeiling(c.reserved), nil))
+	if !c.doubt {
+		c.must(b.Set(bootKey, []byte(c.store.cfg.Boot), nil))
+	}
 	c.clearBulk(b)
 	if err := errors.Join(b.Commit(pebble.Sync), b.Close()); err != nil {
 		return fmt.Errorf("reserve revisions: %w", err)
@@ -365,7 +368,7 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 		c.tally.rev = int64(r.Mod)
 		c.tally.records++
 		b.logged = true
-		if b.bulk != nil {
+		if b.bulk != nil && r.Dot.Origin != c.head.claims.own.Origin {
 			b.bulk.add(int64(r.Mod), c.scratch)
 		} else {
 			c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))

@@ -72,8 +72,8 @@ type Config struct {
 	// the store answers the rest. Hold must not block.
 	Hold func(rev int64, release func())
 	// MaxDrift is how far ahead of Now a peer's stamp may be, or ahead of what the
-	// store had when it was opened when Now is behind that. Stamps then run ahead of
-	// the time, and only order changes, until it has caught up.
+	// store had when it was opened when Now is behind that. After a change from ahead
+	// the stamps of this node are ahead, too, until Now has caught up.
 	MaxDrift time.Duration
 	// TombstoneKeep bounds how long deletes are remembered for peers that have
 	// not seen them.
@@ -82,10 +82,11 @@ type Config struct {
 	// the one at the last start, a new incarnation begins. Empty, it is made of
 	// the machine's identity and the files' place on the disk.
 	Fingerprint string
-	// Doubt makes the first change of this node's own after a start one of a new
-	// incarnation, unless [Store.Trust] was called before: the disk may be what it was
-	// some time ago, and others have changes that it has lost.
-	Doubt bool
+	// Boot tells one boot of the machine from another, empty for not. After each the
+	// disk may be what it was some time ago, and others have changes that it has lost:
+	// the first change of this node's own is of a new incarnation then, unless
+	// [Store.Trust] was called before.
+	Boot string
 }
 
 // DefaultConfig returns the configuration of a store in dir.

@@ -93,7 +93,7 @@ func (c *committer) buryOf(queue []grave, old time.Time) []grave {
 				forgotten = forgotten.Clone()
 			}
 			if classOf(it.key).durable {
-				forgotten.Join(seen)
+				forgotten.Join(c.head.claims.part(seen))
 			}
 			garbage = append(garbage, it.versions...)
 			keys = append(keys, it.key)

@@ -28,9 +28,9 @@ import (
 //
 // A disk that was put back as a whole, to a snapshot of a virtual machine, shows
 // no such thing. Its changes would have the dots of those that it has lost and that
-// others may have. So the first change after a start is of a new incarnation, too,
-// unless the others were asked before (Config.Doubt). Where an incarnation begins
-// while the store runs, the log has it.
+// others may have. So the first change after a boot is of a new incarnation, too,
+// unless the others were asked before (Config.Boot). Where an incarnation begins
+// while the store runs, the log has it, in one batch with its first change.
 
 func originPath(fs vfs.FS, dir string) string { return fs.PathJoin(dir, "ORIGIN") }
 
@@ -143,17 +143,30 @@ func NewIncarnation(fs vfs.FS, dir string) error {
 	return nil
 }
 
+// inDoubt reports whether the disk may be an older one than its incarnation has
+// had. Drawn says that the incarnation is new.
+func (s *Store) inDoubt(drawn bool) (bool, error) {
+	b, err := getBytes(s.db, bootKey)
+	return !drawn && s.cfg.Boot != "" && string(b) != s.cfg.Boot, err
+}
+
 // Trust says that this replica includes all that its incarnation has ever written,
-// as far as anybody can know; see Config.Doubt.
+// as far as anybody can know; see Config.Boot.
 func (s *Store) Trust(ctx context.Context) error {
-	return s.submit(ctx, &request{do: func(c *committer, _ *batch) error {
-		c.doubt = false
+	return s.submit(ctx, &request{do: func(c *committer, b *batch) error {
+		if c.doubt {
+			c.endDoubt(b)
+		}
 		return nil
 	}})
 }
 
-// renew begins a new incarnation while the store runs. What the old one wrote
-// is claimed up to the last that is known of it.
+func (c *committer) endDoubt(b *batch) {
+	c.doubt = false
+	c.must(c.disk(b).Set(bootKey, []byte(c.store.cfg.Boot), nil))
+}
+
+// renew begins a new incarnation of everything while the store runs.
 func (c *committer) renew(b *batch) {
 	c.renewDurable(b)
 	cl := &c.head.claims
@@ -162,13 +175,15 @@ func (c *committer) renew(b *batch) {
 	cl.memory, cl.others = crdt.Dot{Origin: drawVolatile()}, others
 }
 
-// renewDurable begins a new incarnation of what goes to disk.
+// renewDurable begins a new incarnation of what goes to disk, which nobody doubts.
+// What the old one wrote is claimed up to the last that is known of it.
 func (c *committer) renewDurable(b *batch) {
 	cl := &c.head.claims
 	others := cl.others.Clone()
 	others.Note(cl.own)
-	cl.own, cl.others, c.doubt = crdt.Dot{Origin: drawOrigin()}, others, false
+	cl.own, cl.others = crdt.Dot{Origin: drawOrigin()}, others
 	c.must(c.disk(b).Set(originKey, encodeOrigin(c.store.base, cl.own.Origin), nil))
+	c.endDoubt(b)
 }
 
 // encodeOrigin returns the incarnation that followed the one in the file.

@@ -2,6 +2,8 @@ package store
 
 import (
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,22 +92,21 @@ func TestPutBack(t *testing.T) {
 	for name, lost := range map[string]int{"with dots to spare": 20, "with dots used again": sequenceReserve + 2000} {
 		for _, written := range []int{1, 3, sequenceReserve} {
 			t.Run(fmt.Sprintf("%s, %d written", name, written), func(t *testing.T) {
-				a, b := pair(t, func(cfg *Config) { cfg.Doubt = true })
+				a, b := pair(t, func(cfg *Config) { cfg.Boot = "first" })
 				own := a.s.Origin()
 				put(t, a.s, "/registry/x/before", "x")
 				a.settle()
 				before := a.fs.CrashClone(vfs.CrashCloneCfg{})
+				a.reopen("first")
 				putMany(t, a.s, "/registry/lost/", lost)
 				a.settle()
 				if a.s.Origin() != own {
-					t.Error("a new store is in doubt")
+					t.Error("a new store, or the same boot, is in doubt")
 				}
 				a.stop()
 				a.fs = before
-				a.open()
+				a.reopen("second")
 				putMany(t, a.s, "/registry/new/", written)
-				a.hangUp(b)
-				b.hangUp(a)
 				a.settle()
 				a.check()
 				for key, n := range map[string]int{"/registry/lost/": lost, "/registry/new/": written} {
@@ -114,14 +115,14 @@ func TestPutBack(t *testing.T) {
 					}
 				}
 				second := a.s.Origin()
-				a.stop()
-				a.open()
+				a.reopen("third")
 				if got := a.s.Origin(); got != second {
 					t.Errorf("incarnation %s, want %s until it writes", got, second)
 				}
 				if err := a.s.Trust(t.Context()); err != nil {
 					t.Fatal(err)
 				}
+				a.reopen("third")
 				put(t, a.s, "/registry/x/after", "x")
 				if got := a.s.Origin(); got != second {
 					t.Errorf("incarnation %s, though all were asked, want %s", got, second)
@@ -129,6 +130,161 @@ func TestPutBack(t *testing.T) {
 			})
 		}
 	}
+}
+
+// reopen stops the store, unless that has happened, and opens it in a boot of the
+// machine. Nobody is connected with it.
+func (r *replica) reopen(boot string) {
+	r.t.Helper()
+	for _, other := range r.replicas {
+		r.hangUp(other)
+		other.hangUp(r)
+	}
+	r.stop()
+	r.cfg.Boot = boot
+	r.open()
+}
+
+// TestConvergeInDoubt: random histories in which machines are booted, and now and
+// then with the disk of some time ago.
+func TestConvergeInDoubt(t *testing.T) {
+	for seed := range uint64(40) {
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			c := newCluster(t, seed, 3, func(cfg *Config) { cfg.Boot = "0" })
+			for i := range 5 {
+				c.keys = append(c.keys, fmt.Sprint("/registry/configmaps/", i), fmt.Sprint("/registry/leases/x/", i))
+			}
+			images, boots := make([]*vfs.MemFS, 3), 0
+			for range 300 {
+				c.step()
+				r := c.replicas[c.rng.IntN(3)]
+				switch d := c.rng.IntN(40); {
+				case d == 0:
+					images[r.id] = r.fs.CrashClone(vfs.CrashCloneCfg{})
+				case d == 1 && images[r.id] != nil && r.s.Owed() == nil:
+					r.drain()
+					r.stop()
+					r.fs, images[r.id] = images[r.id], nil
+					boots++
+					r.reopen(fmt.Sprint(boots))
+				case d == 2:
+					boots++
+					r.drain()
+					r.reopen(fmt.Sprint(boots))
+				case d == 3:
+					c.settle()
+					if err := r.s.Trust(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			c.settle()
+			c.acked = nil // what a disk that was put back had alone is gone
+			c.check()
+			for _, r := range c.replicas {
+				if len(r.s.Beyond()) > 0 {
+					t.Errorf("replica %d has %v beyond what it includes", r.id, r.s.Beyond())
+				}
+			}
+		})
+	}
+}
+
+// TestBeyond: what a replica has of a frame that has not come to its end, or set
+// aside, it does not include, but it says so to whoever wrote it.
+func TestBeyond(t *testing.T) {
+	a, b := pair(t, nil)
+	own := a.s.Origin()
+	putMany(t, a.s, "/registry/x/", 20)
+	f, _, err := b.tail(a).poll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.s.Apply(t.Context(), onWire(t, f.Records[:10]), nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got := b.s.Beyond(); len(got) != 1 || got[own] != 10 || b.s.Vector()[own] != 0 {
+			t.Errorf("beyond what it includes, %v, are %v, want 10", b.s.Vector(), got)
+		}
+		b.reopen("")
+	}
+	b.settle()
+	if got := b.s.Beyond(); len(got) != 0 {
+		t.Errorf("it includes all, and has %v beyond", got)
+	}
+	if err := b.s.Wipe(t.Context(), crdt.Vector{peerOrigin: 1}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got := b.s.Beyond()[own]; got != 20 {
+			t.Errorf("set aside are changes up to %d, want 20", got)
+		}
+		b.reopen("")
+	}
+}
+
+// TestBulkInDoubt: a replica in doubt, or one that is after its next boot, catches
+// up with a table and writes a conflict meanwhile, its first change. The power goes
+// when the table is in the log and the rest of the batch is not.
+func TestBulkInDoubt(t *testing.T) {
+	for _, trusted := range []bool{false, true} {
+		t.Run(fmt.Sprint("trusted=", trusted), func(t *testing.T) {
+			a, b := pair(t, func(cfg *Config) { cfg.Boot = "first" })
+			put(t, a.s, "/registry/configmaps/x", configMap("1"))
+			a.settle()
+			put(t, a.s, "/registry/configmaps/x", configMap("here"))
+			put(t, b.s, "/registry/configmaps/x", configMap("there"))
+			for i := range 3 {
+				put(t, b.s, fmt.Sprint("/registry/configmaps/big", i), strings.Repeat("x", 900<<10))
+			}
+			var crashed *vfs.MemFS
+			fs := &linkedFS{MemFS: a.fs, linked: func() {}, taken: func() {}}
+			a.stop()
+			a.cfg.FS, a.cfg.Boot = fs, "second"
+			s, stop := start(t, a.cfg)
+			if trusted {
+				if err := s.Trust(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fs.taken = sync.OnceFunc(func() { crashed = a.fs.CrashClone(vfs.CrashCloneCfg{}) })
+			tail, err := b.s.Tail(t.Context(), s.Vector())
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, _, err := tail.poll()
+			tail.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Apply(t.Context(), onWire(t, f.Records), f.Vector); err != nil {
+				t.Fatal(err)
+			}
+			stop()
+			if crashed == nil {
+				t.Fatal("no table was taken in")
+			}
+			a.fs = crashed
+			a.reopen("third")
+			put(t, a.s, "/registry/configmaps/y", "x")
+			a.settle()
+			a.check()
+			for _, r := range a.replicas {
+				v := r.s.Vector()
+				r.s.view.Load().items.Ascend(func(it *item) bool {
+					if d := it.newest().dot; !v.Covers(d) {
+						t.Errorf("replica %d holds %s with %s, which nobody includes", r.id, it.key, r.dot(d))
+					}
+					return true
+				})
+			}
+		})
+	}
+}
+
+func configMap(a string) string {
+	return fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"uid":"u"},"data":{"a":%q}}`, a)
 }
 
 func putMany(t *testing.T, s *Store, prefix string, n int) {

@@ -122,6 +122,7 @@ type view struct {
 	past      crdt.Vector // includes the changes that history tells of no more; immutable
 	forgotten crdt.Vector // includes the deletes that are forgotten; immutable
 	owed      crdt.Vector // what a peer must include to fill a wiped replica, nil for a whole one; immutable
+	beyond    crdt.Vector // changes that are here and not included; immutable
 	digest    Digest
 }
 

@@ -203,6 +203,7 @@ func (s *Store) load(base crdt.Origin, drawn bool) error {
 	if err != nil {
 		return err
 	}
+	ld.readBeyond()
 	var marked int64
 	if s.mark, marked, err = openMark(s.cfg); err != nil {
 		return err
@@ -221,7 +222,9 @@ func (s *Store) load(base crdt.Origin, drawn bool) error {
 		return err
 	}
 	s.committer = newCommitter(s, ld, reserved)
-	s.committer.doubt = s.cfg.Doubt && !drawn
+	if s.committer.doubt, err = s.inDoubt(drawn); err != nil {
+		return err
+	}
 	if err := s.committer.begin(held, garbage); err != nil {
 		return err
 	}

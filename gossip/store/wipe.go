@@ -152,6 +152,7 @@ func (c *committer) wipe(b *batch, covered crdt.Vector) error {
 	c.must(c.disk(b).DeleteRange([]byte{claimPrefix}, []byte{claimPrefix + 1}, nil))
 	b.logged, b.reset = true, true
 	_, err := c.settleOwed(b) // of a peer that has nothing
+	c.noteBeyond(nil)
 	return err
 }
 

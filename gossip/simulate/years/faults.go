@@ -182,7 +182,7 @@ func (w *world) restore(n *node) {
 		w.count("of them unnoticed")
 	}
 	w.oracle.lose(n, image)
-	n.disk = image
+	n.disk, n.doubt = image, true
 	n.life++
 	w.planStart(n, w.between(10*time.Second, time.Hour))
 }

@@ -278,10 +278,12 @@ func (n *node) trust() {
 	n.doubt = false
 }
 
-// includes reports whether the replica has what a member has that can be asked.
+// includes reports whether the replica has what a member has that can be asked, and
+// of its own changes also what that one does not include yet.
 func (n *node) includes(name string) bool {
 	return slices.ContainsFunc(n.w.nodes, func(p *node) bool {
-		return p.name == name && n.w.reach(p.id, n.id) && n.disk.claims.Includes(p.disk.claims)
+		return p.name == name && n.w.reach(p.id, n.id) && n.disk.claims.Includes(p.disk.claims) &&
+			p.disk.newestOf(n.head.origin) <= n.disk.claims[n.head.origin]
 	})
 }
 
@@ -414,7 +416,7 @@ func (n *node) compact() {
 			continue
 		}
 		forgotten := h.forgotten.Clone()
-		forgotten.Join(seen)
+		forgotten.Join(h.part(seen))
 		if n.w.cfg.Break != BreakForgotten {
 			h.forgotten = forgotten
 		}

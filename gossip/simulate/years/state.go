@@ -66,6 +66,29 @@ func newState(origin crdt.Origin) *state {
 	return &state{origin: origin, ceiling: sequenceReserve, keys: map[string]held{}, claims: crdt.Vector{}, past: crdt.Vector{}, forgotten: crdt.Vector{}}
 }
 
+// part returns what of v is included.
+func (s *state) part(v crdt.Vector) crdt.Vector {
+	out := v.Clone()
+	lowest(out, s.claims)
+	return out
+}
+
+// newestOf returns up to where changes of an origin are held, included or not.
+func (s *state) newestOf(o crdt.Origin) uint64 {
+	newest := uint64(0)
+	note := func(r *crdt.Record) { newest = max(newest, r.Seen()[o]) }
+	for _, it := range s.keys {
+		note(it.rec)
+	}
+	if s.owed != nil {
+		newest = max(newest, s.owed.claims[o])
+		for _, r := range s.owed.aside {
+			note(r)
+		}
+	}
+	return newest
+}
+
 // clone returns a copy to change.
 func (s *state) clone() *state {
 	c := *s

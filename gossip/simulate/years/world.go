@@ -220,7 +220,7 @@ func (w *world) start(n *node) {
 	n.up, n.serving = true, false
 	n.life++
 	n.since, n.hoped = w.now, w.now
-	n.doubt = len(n.disk.claims) > 0 && w.cfg.Break != BreakDots
+	n.doubt = n.doubt && len(n.disk.claims) > 0 && w.cfg.Break != BreakDots
 	n.disk.marks = nil // kept in memory only
 	n.head = n.disk.clone()
 	n.head.seq = n.head.ceiling
@@ -251,6 +251,7 @@ func (w *world) stop(n *node, unsynced bool) {
 		}
 	}
 	n.up, n.serving = false, false
+	n.doubt = n.doubt || !unsynced // the machine boots
 	n.life++
 	n.pending, n.waiting, n.syncing, n.head = nil, nil, false, nil
 	w.links()
