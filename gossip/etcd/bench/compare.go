@@ -29,7 +29,11 @@ func compare(ctx context.Context, s settings) (err error) {
 			}
 		}
 	}()
-	for _, name := range []string{"moot", "etcd"} {
+	names := []string{"moot", "etcd"}
+	if s.floor {
+		names = append(names, "floor")
+	}
+	for _, name := range names {
 		v, err := start(ctx, name, s)
 		if err != nil {
 			return err
@@ -67,10 +71,10 @@ func compare(ctx context.Context, s settings) (err error) {
 				results[i] = append(results[i], m)
 			}
 		}
-		printRow(l.name, summarise(results[0]), summarise(results[1]))
+		printRow(l.name, servers, results)
 	}
 	fmt.Println()
-	for _, v := range servers {
+	for _, v := range servers[:2] {
 		if err := v.agree(ctx); err != nil {
 			return err
 		}
@@ -130,14 +134,21 @@ func medianOf[T float64 | time.Duration](rounds []*measure, of func(*measure) T)
 	return values[len(values)/2]
 }
 
-func printRow(name string, ours, etcd summary) {
-	row := func(name, who string, s summary) {
-		fmt.Printf("| %s | %s | %.0f | %v | %v | %v |\n", name, who, s.perSecond, round(s.p50), round(s.p99), round(s.cpu))
-	}
-	row(name, "moot", ours)
-	row("", "etcd", etcd)
+// printRow prints what each server did, and what those that are not etcd did to it.
+func printRow(name string, servers []*server, results [][]*measure) {
+	etcd := summarise(results[1])
 	ratio := func(a, b time.Duration) string { return fmt.Sprintf("×%.2f", float64(a)/float64(max(b, 1))) }
-	fmt.Printf("| | **ratio** | **×%.2f** | %s | **%s** | %s |\n", ours.perSecond/etcd.perSecond, ratio(ours.p50, etcd.p50), ratio(ours.p99, etcd.p99), ratio(ours.cpu, etcd.cpu))
+	for i, v := range servers {
+		s := summarise(results[i])
+		fmt.Printf("| %s | %s | %.0f | %v | %v | %v |\n", name, v.name, s.perSecond, round(s.p50), round(s.p99), round(s.cpu))
+		name = ""
+	}
+	for i, v := range servers {
+		if s := summarise(results[i]); i != 1 {
+			fmt.Printf("| | **%s to etcd** | **×%.2f** | %s | **%s** | %s |\n", v.name,
+				s.perSecond/etcd.perSecond, ratio(s.p50, etcd.p50), ratio(s.p99, etcd.p99), ratio(s.cpu, etcd.cpu))
+		}
+	}
 }
 
 func round(d time.Duration) time.Duration {

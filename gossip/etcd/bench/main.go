@@ -11,13 +11,16 @@
 // sends: a transaction that puts a value of 1 to 5 KB if the key is still at the
 // revision last seen, and reads it if not, with one watch open on everything
 // written. The read load is lists of a few thousand such objects, in pages and
-// streamed.
+// streamed. With -floor a third server does what no server of this API can do
+// without, and nothing else, which shows what the load generator and gRPC leave to
+// be won on this machine.
 //
 //	go run ./gossip/etcd/bench -rounds 5 -time 3s -clients 1,16,64,256 -members 3
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -36,6 +39,7 @@ type settings struct {
 	clients []int
 	objects int
 	members int
+	floor   bool
 	profile string
 	only    string
 }
@@ -61,6 +65,7 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&s.profile, "profile", "", "write CPU profiles of our members to this file with their names added")
 	flags.StringVar(&s.only, "only", "", "run only loads whose name contains this")
 	flags.IntVar(&s.members, "members", 1, "members that each server has")
+	flags.BoolVar(&s.floor, "floor", false, "measure also a server that does nothing but gRPC and syncing (with -only put and one member)")
 	var m member
 	flags.StringVar(&m.side, "serve", "", "be a member of a server: moot or etcd (used by the program itself)")
 	flags.IntVar(&m.number, "member", 1, "which member to be (used by the program itself)")
@@ -79,6 +84,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if s.members < 1 {
 		return fmt.Errorf("parse -members: %d is not positive", s.members)
+	}
+	if s.floor && (s.members > 1 || s.only != "put") {
+		return errors.New("parse -floor: it has one member and takes puts: add -only put")
 	}
 	for field := range strings.SplitSeq(*clients, ",") {
 		n, err := strconv.Atoi(field)

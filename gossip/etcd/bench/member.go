@@ -66,6 +66,8 @@ func (m member) serve(ctx context.Context) error {
 		return m.serveMoot(ctx)
 	case "etcd":
 		return m.serveEtcd(ctx)
+	case "floor":
+		return m.serveFloor(ctx)
 	}
 	return fmt.Errorf("there is no server %q", m.side)
 }
