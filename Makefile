@@ -29,7 +29,7 @@ OBJECTS ?= 1000
 YEARS ?= 20000
 SUITES ?= bookworm trixie
 
-ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline services drop names traces stranger)
+ACCEPT := $(addprefix accept-,up watch keep roam outage cut join chaos failover blink offline putback services drop names traces stranger)
 
 .PHONY: help build shim deps generate fmt lint test unit e2e race fuzz bench bench-services bench-nodeport sim sim-objects sim-years conformance charts vm verify-kernels up down demo \
 	accept $(ACCEPT) bin/accept
@@ -155,6 +155,9 @@ accept-blink: bin/accept ## a pause of a second and restarts of the daemon move 
 
 accept-offline: bin/accept ## all but one down, that one boots with no network: pods and kubectl (root)
 	bin/accept offline
+
+accept-putback: bin/accept ## a disk led back to a snapshot, and writes alone: nothing is missing (root)
+	bin/accept putback
 
 accept-services: bin/accept ## Services of every kind, from pods, nodes and outside: answers, spread, policies (root)
 	bin/accept services

@@ -111,6 +111,7 @@ func trials() []trial {
 		{"failover", "how long until a dead node's pods run elsewhere, and until the next leader acts", failoverTrial, 0},
 		{"blink", "a pause of a second and restarts of the daemon move nothing", blinkTrial, 0},
 		{"offline", "a node that boots with no network, all others down, runs its pods and serves", offlineTrial, 0},
+		{"putback", "a disk is led back to a snapshot, and its node writes alone: nothing is missing", putBackTrial, 0},
 		{"services", "Services of every kind answer from everywhere, evenly, by their policies", servicesTrial, 3},
 		{"drop", "clients that connect every 10 ms notice no restart, and a dead node for a second", dropTrial, 3},
 		{"names", "names of every kind resolve on every node; the dead are left out within seconds", namesTrial, 3},
@@ -224,6 +225,10 @@ func failoverTrial(ctx context.Context, b *scenario.Bed, set settings) error {
 
 func blinkTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
 	return b.Blink(ctx, time.Second, 20*time.Second, nil)
+}
+
+func putBackTrial(ctx context.Context, b *scenario.Bed, _ settings) error {
+	return b.PutBack(ctx, b.Nodes[len(b.Nodes)-1], 30)
 }
 
 func offlineTrial(ctx context.Context, b *scenario.Bed, _ settings) error {

@@ -64,6 +64,7 @@ func all(ctx context.Context, t *testing.T, b *scenario.Bed) error {
 		{"a dead node's pods run elsewhere", func() error { return b.DeadNode(ctx, 1) }},
 		{"kills and crashes under writes lose nothing", func() error { return b.Chaos(ctx, 20*time.Second, 10, 7) }},
 		{"all crash but one", func() error { return b.Outage(ctx, []string{"", ""}) }},
+		{"a disk is put back", func() error { return b.PutBack(ctx, "n3", 10) }},
 		{"offline boot", func() error { return b.Offline(ctx, "n2", true) }},
 	} {
 		began := time.Now()
