@@ -55,7 +55,7 @@ func (a *Agent) CatchUp(ctx context.Context) error {
 		wg    sync.WaitGroup
 		mu    sync.Mutex
 		errs  []error
-		met   = make(map[string]bool)
+		whole = make(map[string]bool) // what they have of this replica's own
 		slots = make(chan struct{}, askAtOnce)
 	)
 	for _, m := range a.Members() {
@@ -65,10 +65,10 @@ func (a *Agent) CatchUp(ctx context.Context) error {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			whole, err := a.catchUpWith(ctx, m)
+			all, err := a.catchUpWith(ctx, m)
 			mu.Lock()
 			defer mu.Unlock()
-			met[m.Name] = whole
+			whole[m.Name] = all
 			errs = append(errs, err)
 		})
 	}
@@ -77,7 +77,7 @@ func (a *Agent) CatchUp(ctx context.Context) error {
 		return err
 	}
 	members, known := a.everyMember(ctx)
-	if !known || slices.ContainsFunc(members, func(m Member) bool { return !met[m.Name] }) {
+	if !known || slices.ContainsFunc(members, func(m Member) bool { return !whole[m.Name] }) {
 		return nil
 	}
 	return a.cfg.Store.Trust(ctx)
@@ -85,7 +85,7 @@ func (a *Agent) CatchUp(ctx context.Context) error {
 
 // catchUpWith waits until this replica has what a member had when it was asked. It
 // reports whether that is all of this replica's own changes that the member has.
-func (a *Agent) catchUpWith(ctx context.Context, m Member) (whole bool, err error) {
+func (a *Agent) catchUpWith(ctx context.Context, m Member) (all bool, err error) {
 	w, err := a.ask(ctx, m)
 	if err != nil {
 		return false, err

@@ -2,6 +2,8 @@ package gossip_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,7 +18,7 @@ func TestIncarnations(t *testing.T) {
 	all := make([]*machine, 3)
 	for i := range all {
 		all[i] = newMachine(t, a, i+1, fmt.Sprintf("n%d", i+1))
-		all[i].storeCfg.Boot = "1"
+		all[i].storeCfg.RunFile = filepath.Join(t.TempDir(), "run")
 		all[i].start(all[0].addr)
 	}
 	n1, n2, n3 := all[0], all[1], all[2]
@@ -46,7 +48,7 @@ func TestIncarnations(t *testing.T) {
 	first := rewrite(n3)
 
 	n3.stop()
-	n3.storeCfg.Boot = "2"
+	n3.boots()
 	n3.start(n1.addr)
 	together(all...)
 	if got := rewrite(n3); got != first {
@@ -55,7 +57,7 @@ func TestIncarnations(t *testing.T) {
 
 	n2.stop()
 	n3.stop()
-	n3.storeCfg.Boot = "3"
+	n3.boots()
 	n3.start(n1.addr)
 	eventually(t, "n3 is back", func() bool { return n1.alive() == 2 && n3.alive() == 2 && agreed(n1, n3) })
 	second := rewrite(n3)
@@ -79,13 +81,21 @@ func TestIncarnations(t *testing.T) {
 	together(all...)
 }
 
+// boots has the machine boot, which clears what it keeps in memory.
+func (m *machine) boots() {
+	m.t.Helper()
+	if err := os.Remove(m.storeCfg.RunFile); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
 // TestCatchUpWithAPartOfAFrame: the one member that can be asked has changes of this
 // node's that it does not include yet, for what it got of them had not come to its
 // end. The node, whose disk was put back, must not take their names.
 func TestCatchUpWithAPartOfAFrame(t *testing.T) {
 	a := newAuthority(t)
 	n1, n2 := newMachine(t, a, 1, "n1"), newMachine(t, a, 2, "n2")
-	n1.storeCfg.Boot = "1"
+	n1.storeCfg.RunFile = filepath.Join(t.TempDir(), "run")
 	n1.start()
 	n2.start(n1.addr)
 	for _, m := range []*machine{n1, n2} {
@@ -101,7 +111,7 @@ func TestCatchUpWithAPartOfAFrame(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n1.storeCfg.Boot = "2"
+	n1.boots()
 	n1.start(n2.addr)
 	<-n1.agent.Ready()
 	if err := n1.agent.CatchUp(t.Context()); err != nil {

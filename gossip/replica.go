@@ -40,7 +40,8 @@ type Replica interface {
 	Owed() crdt.Vector
 	GiveUpOwed(ctx context.Context) error
 	// Trust says that this replica includes all that its incarnation has written,
-	// as far as any member knows. Until then its next change is of a new one.
+	// as far as any member knows. One whose disk may be an older one begins a new
+	// incarnation otherwise.
 	Trust(ctx context.Context) error
 
 	// List returns the values of the keys below prefix. Delete deletes a key.

@@ -262,7 +262,7 @@ func decodeWelcome(b []byte) (welcome, error) {
 		Revision: d.int(), Vector: d.vector(), Stable: d.vector(),
 	}
 	d.ages(&m.Self, &m.Lead)
-	if len(d.b) > 0 { // a newer member
+	if len(d.b) > 0 { // else an older member, which does not say
 		m.Beyond = d.vector()
 	}
 	return m, d.end()

@@ -2,13 +2,10 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,7 +47,8 @@ func (n *Node) openReplica(m *membership, keys *pki.Bundle) (*replica, error) {
 	}
 	r := &replica{identity: identity, schemas: newSchemas()}
 	cfg := store.DefaultConfig(n.cfg.storeDir())
-	cfg.Log, cfg.Node, cfg.Schema, cfg.Boot = n.log, m.Number, r.schemas, bootID()
+	cfg.Log, cfg.Node, cfg.Schema = n.log, m.Number, r.schemas
+	cfg.RunFile = filepath.Join(n.cfg.StateDir, "store.run")
 	cfg.Hold = func(rev int64, release func()) { r.agent.Hold(rev, release) }
 	db, err := store.Open(cfg)
 	if err != nil {
@@ -73,15 +71,6 @@ func (n *Node) openReplica(m *membership, keys *pki.Bundle) (*replica, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return r, nil
-}
-
-// bootID tells one boot of the machine from another.
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return rand.Text() // each start may be another boot
-	}
-	return strings.TrimSpace(string(b))
 }
 
 // serveJoins lets machines with a token become members.

@@ -15,11 +15,13 @@ func (r *Record) Born() Stamp {
 
 // Seen returns the changes of the key that its state includes.
 func (r *Record) Seen() Vector {
-	s, err := decodeState(r)
-	if err != nil {
-		return Vector{r.Dot.Origin: r.Dot.Seq}
+	in := reader{b: r.Meta}
+	if len(r.Meta) > 0 && in.header()&metaSeen != 0 {
+		if v := in.vector(); in.err == nil {
+			return v
+		}
 	}
-	return s.seen
+	return Vector{r.Dot.Origin: r.Dot.Seq}
 }
 
 // Latest returns the highest stamp that the state holds.

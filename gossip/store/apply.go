@@ -83,7 +83,7 @@ func (c *committer) applyAll(b *batch, records []*crdt.Record, upTo crdt.Vector)
 	}
 	c.claim(upTo)
 	conflicts, err := c.settleOwed(b)
-	c.noteBeyond(records)
+	c.updateBeyond(records)
 	c.keepConflicts(b, append(lost, conflicts...))
 	c.request.hold = false // peers find the conflicts themselves
 	return err

@@ -39,16 +39,6 @@ func (c *claims) includes(v crdt.Vector) bool {
 	return true
 }
 
-// part returns what of v is included. The rest is of origins that came to their end
-// before they could say that all up to there had come: nobody will ever include it.
-func (c *claims) part(v crdt.Vector) crdt.Vector {
-	out := make(crdt.Vector, len(v))
-	for o, seq := range v {
-		out.Note(crdt.Dot{Origin: o, Seq: min(seq, c.upTo(o))})
-	}
-	return out
-}
-
 func (c *claims) vector() crdt.Vector {
 	v := c.others.Clone()
 	if c.own.Seq > 0 {
@@ -151,30 +141,31 @@ func (c *committer) claim(v crdt.Vector) {
 // what is still coming, and what was set aside when it was wiped.
 func (s *Store) Beyond() crdt.Vector { return s.view.Load().beyond }
 
-// noteBeyond notes which of the changes that came are not included yet, and which
+// updateBeyond notes which of the changes that came are not included yet, and which
 // of those noted before are.
-func (c *committer) noteBeyond(records []*crdt.Record) {
+func (c *committer) updateBeyond(records []*crdt.Record) {
 	h, next := &c.head, crdt.Vector{}
 	for o, seq := range h.beyond {
 		h.noteBeyond(next, crdt.Dot{Origin: o, Seq: seq})
 	}
 	if c.owed != nil {
-		for o, seq := range c.owed.claims {
-			h.noteBeyond(next, crdt.Dot{Origin: o, Seq: seq})
-		}
+		c.owed.noteBeyond(&h.view, next)
 	}
 	for _, r := range records {
 		if string(r.Key) == forgottenKey {
 			continue
 		}
-		h.noteBeyond(next, r.Dot)
-		if r.Joined() {
-			for o, seq := range r.Seen() {
-				h.noteBeyond(next, crdt.Dot{Origin: o, Seq: seq})
-			}
-		}
+		h.noteSeen(next, r)
 	}
 	h.beyond = next
+}
+
+// noteSeen adds what the state of a key tells of and the view does not include: an
+// edit of what is not included may itself be.
+func (v *view) noteSeen(beyond crdt.Vector, r *crdt.Record) {
+	for o, seq := range r.Seen() {
+		v.noteBeyond(beyond, crdt.Dot{Origin: o, Seq: seq})
+	}
 }
 
 func (v *view) noteBeyond(beyond crdt.Vector, d crdt.Dot) {
@@ -183,23 +174,13 @@ func (v *view) noteBeyond(beyond crdt.Vector, d crdt.Dot) {
 	}
 }
 
-// readBeyond finds in the index what is not included.
-func (l *loader) readBeyond() {
-	l.head.beyond = crdt.Vector{}
-	l.head.items.Ascend(func(it *item) bool {
-		for i := range it.versions {
-			v := &it.versions[i]
-			l.head.noteBeyond(l.head.beyond, v.dot)
-			for o, seq := range l.seen[v.rev] {
-				l.head.noteBeyond(l.head.beyond, crdt.Dot{Origin: o, Seq: seq})
-			}
-		}
-		return true
-	})
-	if l.owed != nil {
-		for o, seq := range l.owed.claims {
-			l.head.noteBeyond(l.head.beyond, crdt.Dot{Origin: o, Seq: seq})
-		}
+// noteBeyond adds what was set aside.
+func (o *owed) noteBeyond(v *view, beyond crdt.Vector) {
+	for _, r := range o.aside {
+		v.noteSeen(beyond, r)
+	}
+	for origin, seq := range o.claims {
+		v.noteBeyond(beyond, crdt.Dot{Origin: origin, Seq: seq})
 	}
 }
 

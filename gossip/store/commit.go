@@ -97,7 +97,7 @@ type committer struct {
 	inFlight *bulk    // the last of them, until it is in the log
 	noted    bulkNote // the one that the last run did not finish
 
-	doubt   bool         // the disk may be an older one, see Config.Boot
+	doubt   bool         // the disk may be an older one, see Config.RunFile
 	space   func() error // the disk has room, asked once per batch
 	events  eviction
 	graves  graves
@@ -137,7 +137,7 @@ func (c *committer) begin(held []*crdt.Record, garbage []version) error {
 	c.reserved = c.reserved.raise(c.rev, c.seq, now, c.store.cfg.RevisionReserve)
 	c.must(b.Set(ceilingKey, encodeCeiling(c.reserved), nil))
 	if !c.doubt {
-		c.must(b.Set(bootKey, []byte(c.store.cfg.Boot), nil))
+		c.vouch(b)
 	}
 	c.clearBulk(b)
 	if err := errors.Join(b.Commit(pebble.Sync), b.Close()); err != nil {
@@ -151,8 +151,12 @@ func (c *committer) begin(held []*crdt.Record, garbage []version) error {
 // used after.
 func (c *committer) release() error {
 	rev := max(c.rev, crdt.RevisionAt(c.store.cfg.Now(), c.node)) // the next start sees how long ago it was
-	err := c.store.db.Set(ceilingKey, encodeCeiling(ceiling{rev: rev, seq: c.seq}), pebble.Sync)
-	if err != nil {
+	b := c.store.db.NewBatch()
+	c.must(b.Set(ceilingKey, encodeCeiling(ceiling{rev: rev, seq: c.seq}), nil))
+	if !c.doubt {
+		c.vouch(b)
+	}
+	if err := errors.Join(b.Commit(pebble.Sync), b.Close()); err != nil {
 		return fmt.Errorf("release revisions: %w", err)
 	}
 	return nil
@@ -368,7 +372,7 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 		c.tally.rev = int64(r.Mod)
 		c.tally.records++
 		b.logged = true
-		if b.bulk != nil && r.Dot.Origin != c.head.claims.own.Origin {
+		if b.bulk != nil && !r.Joined() && r.Dot.Origin != c.head.claims.own.Origin {
 			b.bulk.add(int64(r.Mod), c.scratch)
 		} else {
 			c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))

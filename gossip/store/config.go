@@ -82,11 +82,12 @@ type Config struct {
 	// the one at the last start, a new incarnation begins. Empty, it is made of
 	// the machine's identity and the files' place on the disk.
 	Fingerprint string
-	// Boot tells one boot of the machine from another, empty for not. After each the
-	// disk may be what it was some time ago, and others have changes that it has lost:
-	// the first change of this node's own is of a new incarnation then, unless
-	// [Store.Trust] was called before.
-	Boot string
+	// RunFile lies outside of Dir where a boot of the machine clears it, empty for
+	// nowhere. It and the log have the same random number; when they differ, the disk
+	// may be what it was some time ago, and others have changes that it has lost: the
+	// first change of this node's own is of a new incarnation then, unless [Store.Trust]
+	// was called before.
+	RunFile string
 }
 
 // DefaultConfig returns the configuration of a store in dir.

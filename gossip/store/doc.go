@@ -30,7 +30,8 @@
 // makes it true, never ahead of it: with a local change, and with the end of
 // what a peer sent, when the peer's own vector is taken over. So a replica that
 // is in the middle of a cut, whose records are in no causal order, claims none
-// of it, and the peers it passes the records on to do not either.
+// of it, and the peers it passes the records on to do not either. [Store.Beyond]
+// says what is there all the same.
 //
 // A peer is served from the history if it has all that the history tells of no
 // more (view.past), else from a cut: the newest state of each key it lacks. A
@@ -45,7 +46,7 @@
 // holder.go). Ceilings for revisions and sequences are reserved ahead of use, so
 // that none is issued twice whatever the clock or a crash does. An idle store
 // writes nothing. What a peer sends in bulk goes in as sorted tables, past the
-// journal: see bulk.go.
+// journal, but for what this replica makes of it: see bulk.go.
 //
 // # Goroutines
 //

@@ -351,54 +351,6 @@ func checkClaims(t *testing.T, i int, s, from *Store) {
 	})
 }
 
-// TestForgottenOfOneThatIsGone: a node is lost for good while a part of what it sent
-// has come. What it had no time to say that it was all of is here, can be deleted and
-// forgotten, and keeps no replica from another.
-func TestForgottenOfOneThatIsGone(t *testing.T) {
-	var ahead atomic.Int64
-	c := newCluster(t, 1, 3, later(&ahead))
-	a, b, d := c.replicas[0], c.replicas[1], c.replicas[2]
-	put(t, b.s, "/registry/x/before", "x")
-	c.settle()
-	putMany(t, a.s, "/registry/lost/", 20)
-	f, _, err := b.tail(a).poll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.s.Apply(t.Context(), onWire(t, f.Records[:10]), nil); err != nil {
-		t.Fatal(err)
-	}
-	b.hangUp(a)
-	a.stop()
-	c.replicas = c.replicas[1:]
-	exchange := func() {
-		t.Helper()
-		for b.pull(d) || d.pull(b) {
-		}
-	}
-	exchange()
-	for _, r := range c.replicas { // both at once
-		for _, k := range f.Records[:10] {
-			del(t, r.s, string(k.Key))
-		}
-	}
-	exchange()
-	ahead.Store(int64(25 * time.Hour))
-	for _, r := range c.replicas {
-		r.bury(0)
-	}
-	for i := range 3 {
-		b.hangUp(d)
-		d.hangUp(b)
-		put(t, b.s, fmt.Sprint("/registry/y/", i), "x")
-		put(t, d.s, fmt.Sprint("/registry/z/", i), "x")
-		exchange()
-	}
-	if b.s.Digest() != d.s.Digest() || countKeys(t, b.s, "/registry/lost/") != 0 {
-		t.Errorf("digests %s and %s, %d keys of the lost node", b.s.Digest(), d.s.Digest(), countKeys(t, b.s, "/registry/lost/"))
-	}
-}
-
 // TestForgottenIsOutOfHistory: a delete is not forgotten while the history, which
 // is trimmed in steps, still tells of it. A peer that goes on with that history
 // would pass over the delete and take itself to include it.

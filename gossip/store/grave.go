@@ -89,11 +89,14 @@ func (c *committer) buryOf(queue []grave, old time.Time) []grave {
 			if !free && crdt.Revision(v.rev).Time().After(old) {
 				break
 			}
-			if len(garbage) == 0 {
-				forgotten = forgotten.Clone()
-			}
-			if classOf(it.key).durable {
-				forgotten.Join(c.head.claims.part(seen))
+			if durable := classOf(it.key).durable; durable && c.unfinished(it.key, v, seen) {
+				queue = queue[1:] // it stays
+				continue
+			} else if durable {
+				if len(keys) == 0 {
+					forgotten = forgotten.Clone()
+				}
+				forgotten.Join(seen)
 			}
 			garbage = append(garbage, it.versions...)
 			keys = append(keys, it.key)
@@ -117,6 +120,16 @@ func (c *committer) seen(key []byte, v *version) (crdt.Vector, bool) {
 	}
 	stable := c.store.stable.Load()
 	return seen, stable != nil && stable.Includes(seen)
+}
+
+// unfinished reports whether a tombstone, to know of which a peer must have seen, is of
+// changes that this replica has and does not include: of an origin that was lost in
+// the middle of a frame, likely. Nobody would ever include them. Noted as forgotten
+// they would have all refuse each other; not noted, or noted in part, a replica that
+// was away would bring back what was deleted.
+func (c *committer) unfinished(key []byte, v *version, seen crdt.Vector) bool {
+	cl := &c.head.claims
+	return !cl.includes(seen) || len(c.head.beyond) > 0 && !cl.includes(lasting(c.held(key, v).Seen()))
 }
 
 // forgottenKey names what is no change but a note at the end of a cut: which

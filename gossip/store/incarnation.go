@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -29,7 +30,7 @@ import (
 // A disk that was put back as a whole, to a snapshot of a virtual machine, shows
 // no such thing. Its changes would have the dots of those that it has lost and that
 // others may have. So the first change after a boot is of a new incarnation, too,
-// unless the others were asked before (Config.Boot). Where an incarnation begins
+// unless the others were asked before (Config.RunFile). Where an incarnation begins
 // while the store runs, the log has it, in one batch with its first change.
 
 func originPath(fs vfs.FS, dir string) string { return fs.PathJoin(dir, "ORIGIN") }
@@ -146,24 +147,42 @@ func NewIncarnation(fs vfs.FS, dir string) error {
 // inDoubt reports whether the disk may be an older one than its incarnation has
 // had. Drawn says that the incarnation is new.
 func (s *Store) inDoubt(drawn bool) (bool, error) {
-	b, err := getBytes(s.db, bootKey)
-	return !drawn && s.cfg.Boot != "" && string(b) != s.cfg.Boot, err
+	if drawn || s.cfg.RunFile == "" {
+		return false, nil
+	}
+	logged, err := getBytes(s.db, runKey)
+	if err != nil {
+		return false, err
+	}
+	run, err := os.ReadFile(s.cfg.RunFile)
+	return err != nil || len(run) == 0 || !bytes.Equal(run, logged), nil
+}
+
+// vouch makes the log, with b, and the file of this run the same. Whichever comes
+// first, a crash between leaves them different, and so the next start in doubt. It
+// is done at every start and stop: a copy of the directory from before does not fit.
+func (c *committer) vouch(b *pebble.Batch) {
+	path := c.store.cfg.RunFile
+	if path == "" {
+		return
+	}
+	run := []byte(rand.Text())
+	c.must(b.Set(runKey, run, nil))
+	if err := os.WriteFile(path, run, 0o600); err != nil {
+		c.store.cfg.Log.Warn("the next start begins a new incarnation", "err", err)
+	}
 }
 
 // Trust says that this replica includes all that its incarnation has ever written,
-// as far as anybody can know; see Config.Boot.
+// as far as anybody can know; see Config.RunFile.
 func (s *Store) Trust(ctx context.Context) error {
 	return s.submit(ctx, &request{do: func(c *committer, b *batch) error {
 		if c.doubt {
-			c.endDoubt(b)
+			c.doubt = false
+			c.vouch(c.disk(b))
 		}
 		return nil
 	}})
-}
-
-func (c *committer) endDoubt(b *batch) {
-	c.doubt = false
-	c.must(c.disk(b).Set(bootKey, []byte(c.store.cfg.Boot), nil))
 }
 
 // renew begins a new incarnation of everything while the store runs.
@@ -183,7 +202,8 @@ func (c *committer) renewDurable(b *batch) {
 	others.Note(cl.own)
 	cl.own, cl.others = crdt.Dot{Origin: drawOrigin()}, others
 	c.must(c.disk(b).Set(originKey, encodeOrigin(c.store.base, cl.own.Origin), nil))
-	c.endDoubt(b)
+	c.doubt = false
+	c.vouch(c.disk(b))
 }
 
 // encodeOrigin returns the incarnation that followed the one in the file.

@@ -1,9 +1,10 @@
 package store
 
 import (
+	"errors"
 	"fmt"
-	"strings"
-	"sync"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -92,12 +93,12 @@ func TestPutBack(t *testing.T) {
 	for name, lost := range map[string]int{"with dots to spare": 20, "with dots used again": sequenceReserve + 2000} {
 		for _, written := range []int{1, 3, sequenceReserve} {
 			t.Run(fmt.Sprintf("%s, %d written", name, written), func(t *testing.T) {
-				a, b := pair(t, func(cfg *Config) { cfg.Boot = "first" })
+				a, b := pair(t, withRunFile(t))
 				own := a.s.Origin()
 				put(t, a.s, "/registry/x/before", "x")
 				a.settle()
 				before := a.fs.CrashClone(vfs.CrashCloneCfg{})
-				a.reopen("first")
+				a.reopen(false)
 				putMany(t, a.s, "/registry/lost/", lost)
 				a.settle()
 				if a.s.Origin() != own {
@@ -105,7 +106,7 @@ func TestPutBack(t *testing.T) {
 				}
 				a.stop()
 				a.fs = before
-				a.reopen("second")
+				a.reopen(true)
 				putMany(t, a.s, "/registry/new/", written)
 				a.settle()
 				a.check()
@@ -115,14 +116,14 @@ func TestPutBack(t *testing.T) {
 					}
 				}
 				second := a.s.Origin()
-				a.reopen("third")
+				a.reopen(true)
 				if got := a.s.Origin(); got != second {
 					t.Errorf("incarnation %s, want %s until it writes", got, second)
 				}
 				if err := a.s.Trust(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				a.reopen("third")
+				a.reopen(false)
 				put(t, a.s, "/registry/x/after", "x")
 				if got := a.s.Origin(); got != second {
 					t.Errorf("incarnation %s, though all were asked, want %s", got, second)
@@ -132,16 +133,61 @@ func TestPutBack(t *testing.T) {
 	}
 }
 
-// reopen stops the store, unless that has happened, and opens it in a boot of the
-// machine. Nobody is connected with it.
-func (r *replica) reopen(boot string) {
+// TestCopiedBackInPlace: a copy of the directory is put back over it while the machine
+// runs, so that the files are the same ones.
+func TestCopiedBackInPlace(t *testing.T) {
+	cfg := testConfig(t)
+	withRunFile(t)(&cfg)
+	s, stop := start(t, cfg)
+	put(t, s, "/registry/x/before", "x")
+	stop()
+	copied := copyDir(t, cfg.Dir)
+	s, stop = start(t, cfg)
+	own := s.Origin()
+	put(t, s, "/registry/x/lost", "x")
+	if s.Origin() != own {
+		t.Error("a daemon that starts again is in doubt")
+	}
+	stop()
+	if err := os.RemoveAll(filepath.Join(cfg.Dir, "log")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(cfg.Dir, "log"), os.DirFS(filepath.Join(copied, "log"))); err != nil {
+		t.Fatal(err)
+	}
+	mark, err := os.ReadFile(filepath.Join(copied, "MARK"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(cfg.Dir, "MARK"), mark, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, _ = start(t, cfg)
+	put(t, s, "/registry/x/new", "x")
+	if s.Origin() == own {
+		t.Errorf("another change has the dot %s.%d", own, s.Vector()[own])
+	}
+}
+
+// withRunFile gives each store a file of its run.
+func withRunFile(t *testing.T) func(*Config) {
+	return func(cfg *Config) { cfg.RunFile = filepath.Join(t.TempDir(), "run") }
+}
+
+// reopen stops the store, unless that has happened, and opens it, after a boot of the
+// machine or not. Nobody is connected with it.
+func (r *replica) reopen(boot bool) {
 	r.t.Helper()
 	for _, other := range r.replicas {
 		r.hangUp(other)
 		other.hangUp(r)
 	}
 	r.stop()
-	r.cfg.Boot = boot
+	if boot {
+		if err := os.Remove(r.cfg.RunFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			r.t.Fatal(err)
+		}
+	}
 	r.open()
 }
 
@@ -150,11 +196,11 @@ func (r *replica) reopen(boot string) {
 func TestConvergeInDoubt(t *testing.T) {
 	for seed := range uint64(40) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			c := newCluster(t, seed, 3, func(cfg *Config) { cfg.Boot = "0" })
+			c := newCluster(t, seed, 3, withRunFile(t))
 			for i := range 5 {
 				c.keys = append(c.keys, fmt.Sprint("/registry/configmaps/", i), fmt.Sprint("/registry/leases/x/", i))
 			}
-			images, boots := make([]*vfs.MemFS, 3), 0
+			images := make([]*vfs.MemFS, 3)
 			for range 300 {
 				c.step()
 				r := c.replicas[c.rng.IntN(3)]
@@ -165,12 +211,10 @@ func TestConvergeInDoubt(t *testing.T) {
 					r.drain()
 					r.stop()
 					r.fs, images[r.id] = images[r.id], nil
-					boots++
-					r.reopen(fmt.Sprint(boots))
+					r.reopen(c.rng.IntN(2) == 0)
 				case d == 2:
-					boots++
 					r.drain()
-					r.reopen(fmt.Sprint(boots))
+					r.reopen(true)
 				case d == 3:
 					c.settle()
 					if err := r.s.Trust(t.Context()); err != nil {
@@ -185,99 +229,6 @@ func TestConvergeInDoubt(t *testing.T) {
 				if len(r.s.Beyond()) > 0 {
 					t.Errorf("replica %d has %v beyond what it includes", r.id, r.s.Beyond())
 				}
-			}
-		})
-	}
-}
-
-// TestBeyond: what a replica has of a frame that has not come to its end, or set
-// aside, it does not include, but it says so to whoever wrote it.
-func TestBeyond(t *testing.T) {
-	a, b := pair(t, nil)
-	own := a.s.Origin()
-	putMany(t, a.s, "/registry/x/", 20)
-	f, _, err := b.tail(a).poll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.s.Apply(t.Context(), onWire(t, f.Records[:10]), nil); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if got := b.s.Beyond(); len(got) != 1 || got[own] != 10 || b.s.Vector()[own] != 0 {
-			t.Errorf("beyond what it includes, %v, are %v, want 10", b.s.Vector(), got)
-		}
-		b.reopen("")
-	}
-	b.settle()
-	if got := b.s.Beyond(); len(got) != 0 {
-		t.Errorf("it includes all, and has %v beyond", got)
-	}
-	if err := b.s.Wipe(t.Context(), crdt.Vector{peerOrigin: 1}); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if got := b.s.Beyond()[own]; got != 20 {
-			t.Errorf("set aside are changes up to %d, want 20", got)
-		}
-		b.reopen("")
-	}
-}
-
-// TestBulkInDoubt: a replica in doubt, or one that is after its next boot, catches
-// up with a table and writes a conflict meanwhile, its first change. The power goes
-// when the table is in the log and the rest of the batch is not.
-func TestBulkInDoubt(t *testing.T) {
-	for _, trusted := range []bool{false, true} {
-		t.Run(fmt.Sprint("trusted=", trusted), func(t *testing.T) {
-			a, b := pair(t, func(cfg *Config) { cfg.Boot = "first" })
-			put(t, a.s, "/registry/configmaps/x", configMap("1"))
-			a.settle()
-			put(t, a.s, "/registry/configmaps/x", configMap("here"))
-			put(t, b.s, "/registry/configmaps/x", configMap("there"))
-			for i := range 3 {
-				put(t, b.s, fmt.Sprint("/registry/configmaps/big", i), strings.Repeat("x", 900<<10))
-			}
-			var crashed *vfs.MemFS
-			fs := &linkedFS{MemFS: a.fs, linked: func() {}, taken: func() {}}
-			a.stop()
-			a.cfg.FS, a.cfg.Boot = fs, "second"
-			s, stop := start(t, a.cfg)
-			if trusted {
-				if err := s.Trust(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-			}
-			fs.taken = sync.OnceFunc(func() { crashed = a.fs.CrashClone(vfs.CrashCloneCfg{}) })
-			tail, err := b.s.Tail(t.Context(), s.Vector())
-			if err != nil {
-				t.Fatal(err)
-			}
-			f, _, err := tail.poll()
-			tail.Close()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Apply(t.Context(), onWire(t, f.Records), f.Vector); err != nil {
-				t.Fatal(err)
-			}
-			stop()
-			if crashed == nil {
-				t.Fatal("no table was taken in")
-			}
-			a.fs = crashed
-			a.reopen("third")
-			put(t, a.s, "/registry/configmaps/y", "x")
-			a.settle()
-			a.check()
-			for _, r := range a.replicas {
-				v := r.s.Vector()
-				r.s.view.Load().items.Ascend(func(it *item) bool {
-					if d := it.newest().dot; !v.Covers(d) {
-						t.Errorf("replica %d holds %s with %s, which nobody includes", r.id, it.key, r.dot(d))
-					}
-					return true
-				})
 			}
 		})
 	}

@@ -25,7 +25,7 @@ const (
 var (
 	formatKey  = []byte("mformat")  // layout of the log
 	originKey  = []byte("morigin")  // incarnation after the one in the file
-	bootKey    = []byte("mboot")    // the machine's boot since which it is not in doubt
+	runKey     = []byte("mrun")     // what the file of this run has, see Config.RunFile
 	ceilingKey = []byte("mceiling") // what is reserved
 	floorKey   = []byte("mfloor")   // revision compacted to
 	tallyKey   = []byte("mtally")   // what the log must hold

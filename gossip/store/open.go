@@ -176,7 +176,7 @@ func (s *Store) load(base crdt.Origin, drawn bool) error {
 		}
 	}
 	ld := &loader{
-		head: head{view: view{items: newTree()}},
+		head: head{view: view{items: newTree(), beyond: crdt.Vector{}}},
 		rev:  reserved.rev,
 		seq:  reserved.seq,
 		seen: make(map[int64]crdt.Vector),
@@ -203,7 +203,9 @@ func (s *Store) load(base crdt.Origin, drawn bool) error {
 	if err != nil {
 		return err
 	}
-	ld.readBeyond()
+	if ld.owed != nil {
+		ld.owed.noteBeyond(&ld.head.view, ld.head.beyond)
+	}
 	var marked int64
 	if s.mark, marked, err = openMark(s.cfg); err != nil {
 		return err
@@ -306,6 +308,7 @@ func (l *loader) addRecord(iter *pebble.Iterator) error {
 	if l.bulk.isBulk(int64(rec.Mod)) {
 		l.bulkRecords++
 	}
+	l.head.noteSeen(l.head.beyond, rec)
 	v := newVersion(rec, classOf(rec.Key).onDisk(), rec.Born())
 	if v.deleted {
 		alive, _ := l.head.get(rec.Key)

@@ -152,7 +152,7 @@ func (c *committer) wipe(b *batch, covered crdt.Vector) error {
 	c.must(c.disk(b).DeleteRange([]byte{claimPrefix}, []byte{claimPrefix + 1}, nil))
 	b.logged, b.reset = true, true
 	_, err := c.settleOwed(b) // of a peer that has nothing
-	c.noteBeyond(nil)
+	c.updateBeyond(nil)
 	return err
 }
 
@@ -273,6 +273,7 @@ func (c *committer) giveUpOwed(b *batch) error {
 		return nil
 	}
 	lost, err := c.applyAside(b, c.owed.known(c.head.claims.upTo))
+	c.updateBeyond(nil)
 	c.keepConflicts(b, lost)
 	return err
 }

@@ -415,8 +415,11 @@ func (n *node) compact() {
 		if !n.stable.Includes(seen) && it.at > wall-tombstoneKeep && n.w.cfg.Break != BreakStable {
 			continue
 		}
+		if !h.claims.Includes(it.rec.Seen()) {
+			continue // of an origin that was lost in the middle of a frame
+		}
 		forgotten := h.forgotten.Clone()
-		forgotten.Join(h.part(seen))
+		forgotten.Join(seen)
 		if n.w.cfg.Break != BreakForgotten {
 			h.forgotten = forgotten
 		}

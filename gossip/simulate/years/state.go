@@ -66,13 +66,6 @@ func newState(origin crdt.Origin) *state {
 	return &state{origin: origin, ceiling: sequenceReserve, keys: map[string]held{}, claims: crdt.Vector{}, past: crdt.Vector{}, forgotten: crdt.Vector{}}
 }
 
-// part returns what of v is included.
-func (s *state) part(v crdt.Vector) crdt.Vector {
-	out := v.Clone()
-	lowest(out, s.claims)
-	return out
-}
-
 // newestOf returns up to where changes of an origin are held, included or not.
 func (s *state) newestOf(o crdt.Origin) uint64 {
 	newest := uint64(0)
