@@ -22,7 +22,8 @@ import (
 //
 // The order on disk is: a note of what is to come, the table, then the rest of
 // the batch, which counts the table's changes in the tally and removes the note.
-// A note that is there at start tells whether the table is, too.
+// When a note is there at start, the table is taken out again: a batch is there as a
+// whole or not at all.
 
 // bulkBytes is from which size on the changes of one request go in as a table.
 const bulkBytes = 1 << 20
@@ -202,38 +203,26 @@ func (t *bulk) wait(s *Store) error {
 	return nil
 }
 
-// readBulk reads the note of a table that was about to be taken in.
-func (l *loader) readBulk(db *pebble.DB) error {
+// undoBulk takes the changes of a noted table out of the log. The rest of its batch
+// is not there: what is in the table would be known under names that nobody includes,
+// be merged without what lost, or tell of a part of a step.
+func undoBulk(db *pebble.DB) error {
 	b, err := getBytes(db, bulkKey)
 	if err != nil || b == nil {
 		return err
 	}
-	l.bulk, err = decodeBulkNote(b)
-	return err
-}
-
-// settleBulk adds the changes of a noted table to the tally when they are
-// there.
-func (l *loader) settleBulk(want tally) (tally, error) {
-	switch l.bulkRecords {
-	case 0:
-	case l.bulk.records:
-		want.records += l.bulk.records
-		want.rev = max(want.rev, l.bulk.last)
-	default:
-		return want, fmt.Errorf("it holds %d of %d changes of a table", l.bulkRecords, l.bulk.records)
+	n, err := decodeBulkNote(b)
+	if err != nil {
+		return err
 	}
-	return want, nil
-}
-
-// isBulk reports whether the change at rev came with the noted table.
-func (n bulkNote) isBulk(rev int64) bool { return n.records > 0 && rev >= n.first && rev <= n.last }
-
-// clearBulk replaces a note by what became of it.
-func (c *committer) clearBulk(b *pebble.Batch) {
-	if c.noted == (bulkNote{}) {
-		return
+	undo := db.NewBatch()
+	err = errors.Join(
+		undo.DeleteRange(numberKey(logPrefix, n.first), numberKey(logPrefix, n.last+1), nil),
+		undo.Delete(bulkKey, nil),
+		undo.Commit(pebble.Sync), undo.Close(),
+	)
+	if err != nil {
+		return fmt.Errorf("take table out: %w", err)
 	}
-	c.must(b.Delete(bulkKey, nil))
-	c.must(b.Set(tallyKey, encodeTally(c.tally), nil))
+	return nil
 }

@@ -125,6 +125,32 @@ func TestBulkConflict(t *testing.T) {
 	}
 }
 
+// TestBulkBetween: both sides of a cut made an object of one name. That the older
+// takes the place of the other is two changes on the replica that takes in a table.
+func TestBulkBetween(t *testing.T) {
+	a, b := pair(t, nil)
+	put(t, a.s, "/registry/configmaps/first", "x")
+	a.settle()
+	object := func(uid string) string {
+		return fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"uid":%q}}`, uid)
+	}
+	put(t, b.s, "/registry/configmaps/x", object("there"))
+	put(t, a.s, "/registry/configmaps/x", object("here"))
+	f := bulkFrame(t, a, b)
+	s, crash := cutShort(t, a)
+	if err := s.Apply(t.Context(), onWire(t, f.Records), f.Vector); err != nil {
+		t.Fatal(err)
+	}
+	crash()
+	a.settle()
+	a.check()
+	for _, r := range a.replicas {
+		if got := get(t, r.s, "/registry/configmaps/x", 0); got != object("there") {
+			t.Errorf("replica %d has %s", r.id, got)
+		}
+	}
+}
+
 // TestBulkNamesIncarnation: the first local change in doubt, and a table with a change
 // that is joined with it, are in one batch.
 func TestBulkNamesIncarnation(t *testing.T) {

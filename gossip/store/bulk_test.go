@@ -254,8 +254,8 @@ func TestBulkCutShort(t *testing.T) {
 			again := cfg
 			again.FS = crashed
 			s, _ = start(t, again)
-			if n := s.Digest().Keys; (n > 0) != taken || s.Vector().Includes(frames[len(frames)-1].Vector) {
-				t.Errorf("%d keys are there", n)
+			if n := s.Digest().Keys; n > 0 || len(s.Vector()) > 0 {
+				t.Errorf("%d keys of a batch that is not whole are there, %v is included", n, s.Vector())
 			}
 			checkBulkCrashed(t, 0, cfg, crashed.CrashClone(vfs.CrashCloneCfg{}), frames, 0)
 		})

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -137,8 +138,9 @@ func (c *committer) claim(v crdt.Vector) {
 	c.head.marks = append(c.head.marks, mark{rev: c.head.rev, news: news})
 }
 
-// Beyond returns the changes on disk that this replica has and does not include: of
-// what is still coming, and what was set aside when it was wiped.
+// Beyond returns the changes on disk that this replica has of others and does not
+// include: of what is still coming, or never will, and what was set aside when it was
+// wiped.
 func (s *Store) Beyond() crdt.Vector { return s.view.Load().beyond }
 
 // updateBeyond notes which of the changes that came are not included yet, and which
@@ -146,41 +148,41 @@ func (s *Store) Beyond() crdt.Vector { return s.view.Load().beyond }
 func (c *committer) updateBeyond(records []*crdt.Record) {
 	h, next := &c.head, crdt.Vector{}
 	for o, seq := range h.beyond {
-		h.noteBeyond(next, crdt.Dot{Origin: o, Seq: seq})
-	}
-	if c.owed != nil {
-		c.owed.noteBeyond(&h.view, next)
+		h.addBeyond(next, crdt.Dot{Origin: o, Seq: seq})
 	}
 	for _, r := range records {
 		if string(r.Key) == forgottenKey {
 			continue
 		}
-		h.noteSeen(next, r)
+		h.addSeen(next, r)
+	}
+	if len(c.graves.unfinished) > 0 && !maps.Equal(next, h.beyond) {
+		c.graves.finish()
 	}
 	h.beyond = next
 }
 
-// noteSeen adds what the state of a key tells of and the view does not include: an
+// addSeen adds what the state of a key tells of and the view does not include: an
 // edit of what is not included may itself be.
-func (v *view) noteSeen(beyond crdt.Vector, r *crdt.Record) {
+func (v *view) addSeen(beyond crdt.Vector, r *crdt.Record) {
 	for o, seq := range r.Seen() {
-		v.noteBeyond(beyond, crdt.Dot{Origin: o, Seq: seq})
+		v.addBeyond(beyond, crdt.Dot{Origin: o, Seq: seq})
 	}
 }
 
-func (v *view) noteBeyond(beyond crdt.Vector, d crdt.Dot) {
+func (v *view) addBeyond(beyond crdt.Vector, d crdt.Dot) {
 	if !isVolatile(d.Origin) && !v.claims.covers(d) {
 		beyond.Note(d)
 	}
 }
 
-// noteBeyond adds what was set aside.
-func (o *owed) noteBeyond(v *view, beyond crdt.Vector) {
+// addBeyond adds what was set aside.
+func (o *owed) addBeyond(v *view, beyond crdt.Vector) {
 	for _, r := range o.aside {
-		v.noteSeen(beyond, r)
+		v.addSeen(beyond, r)
 	}
 	for origin, seq := range o.claims {
-		v.noteBeyond(beyond, crdt.Dot{Origin: origin, Seq: seq})
+		v.addBeyond(beyond, crdt.Dot{Origin: origin, Seq: seq})
 	}
 }
 

@@ -93,9 +93,8 @@ type committer struct {
 	orphans  crdt.Vector              // see holder.go
 	owed     *owed                    // claims that wait for what was wiped
 
-	bulks    int      // tables made
-	inFlight *bulk    // the last of them, until it is in the log
-	noted    bulkNote // the one that the last run did not finish
+	bulks    int   // tables made
+	inFlight *bulk // the last of them, until it is in the log
 
 	doubt   bool         // the disk may be an older one, see Config.RunFile
 	space   func() error // the disk has room, asked once per batch
@@ -122,7 +121,6 @@ func newCommitter(s *Store, ld *loader, reserved ceiling) *committer {
 		clock:    ld.clock,
 		reserved: reserved,
 		tally:    ld.tally,
-		noted:    ld.bulk,
 		events:   eviction{limit: s.cfg.EventBytes},
 		settled:  true,
 	}
@@ -139,7 +137,6 @@ func (c *committer) begin(held []*crdt.Record, garbage []version) error {
 	if !c.doubt {
 		c.vouch(b)
 	}
-	c.clearBulk(b)
 	if err := errors.Join(b.Commit(pebble.Sync), b.Close()); err != nil {
 		return fmt.Errorf("reserve revisions: %w", err)
 	}
@@ -372,7 +369,7 @@ func (c *committer) append(b *batch, r *crdt.Record, cls class, replaced *versio
 		c.tally.rev = int64(r.Mod)
 		c.tally.records++
 		b.logged = true
-		if b.bulk != nil && !r.Joined() && r.Dot.Origin != c.head.claims.own.Origin {
+		if b.bulk != nil {
 			b.bulk.add(int64(r.Mod), c.scratch)
 		} else {
 			c.must(c.disk(b).Set(numberKey(logPrefix, int64(r.Mod)), c.scratch, nil))

@@ -83,10 +83,10 @@ type Config struct {
 	// the machine's identity and the files' place on the disk.
 	Fingerprint string
 	// RunFile lies outside of Dir where a boot of the machine clears it, empty for
-	// nowhere. It and the log have the same random number; when they differ, the disk
-	// may be what it was some time ago, and others have changes that it has lost: the
-	// first change of this node's own is of a new incarnation then, unless [Store.Trust]
-	// was called before.
+	// nowhere. It and the log get the same random number at each start and stop. When
+	// they differ at a start, the disk may be what it was some time ago, and others have
+	// changes that it has lost: the first change of this node's own is of a new
+	// incarnation then, unless [Store.Trust] is called before.
 	RunFile string
 }
 

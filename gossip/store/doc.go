@@ -46,7 +46,7 @@
 // holder.go). Ceilings for revisions and sequences are reserved ahead of use, so
 // that none is issued twice whatever the clock or a crash does. An idle store
 // writes nothing. What a peer sends in bulk goes in as sorted tables, past the
-// journal, but for what this replica makes of it: see bulk.go.
+// journal: see bulk.go.
 //
 // # Goroutines
 //

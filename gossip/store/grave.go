@@ -18,8 +18,9 @@ const eventTombstoneKeep = 10 * time.Minute
 //
 // One queue a class, oldest first, and one for those of Leases that a start found on
 // disk; some have been replaced since. The oldest that must stay holds up those
-// behind it.
-type graves struct{ durable, memory, events, recovered []grave }
+// behind it. Those that are of changes which are not included wait apart until more
+// is.
+type graves struct{ durable, memory, events, recovered, unfinished []grave }
 
 type grave struct {
 	rev int64
@@ -35,6 +36,13 @@ func (g *graves) add(it grave, cls class) {
 	default:
 		g.memory = append(g.memory, it)
 	}
+}
+
+// finish has those that waited looked at again.
+func (g *graves) finish() {
+	g.durable = append(g.durable, g.unfinished...)
+	g.unfinished = nil
+	g.sort()
 }
 
 // sort puts the oldest first.
@@ -90,7 +98,8 @@ func (c *committer) buryOf(queue []grave, old time.Time) []grave {
 				break
 			}
 			if durable := classOf(it.key).durable; durable && c.unfinished(it.key, v, seen) {
-				queue = queue[1:] // it stays
+				c.graves.unfinished = append(c.graves.unfinished, queue[0])
+				queue = queue[1:]
 				continue
 			} else if durable {
 				if len(keys) == 0 {
@@ -122,11 +131,11 @@ func (c *committer) seen(key []byte, v *version) (crdt.Vector, bool) {
 	return seen, stable != nil && stable.Includes(seen)
 }
 
-// unfinished reports whether a tombstone, to know of which a peer must have seen, is of
-// changes that this replica has and does not include: of an origin that was lost in
-// the middle of a frame, likely. Nobody would ever include them. Noted as forgotten
-// they would have all refuse each other; not noted, or noted in part, a replica that
-// was away would bring back what was deleted.
+// unfinished reports whether a tombstone is of changes that this replica has and does
+// not include. Their origin may have been lost in the middle of a frame, and then
+// nobody ever will. Noted as forgotten they would have all refuse each other; not
+// noted, or noted in part, a replica that was away would bring back what was deleted.
+// Seen are the changes that a peer must include to know of the tombstone.
 func (c *committer) unfinished(key []byte, v *version, seen crdt.Vector) bool {
 	cl := &c.head.claims
 	return !cl.includes(seen) || len(c.head.beyond) > 0 && !cl.includes(lasting(c.held(key, v).Seen()))

@@ -27,10 +27,11 @@ import (
 // backup, has another fingerprint and becomes an incarnation of its own: two
 // replicas that issue the same dots would take each other's changes for theirs.
 //
-// A disk that was put back as a whole, to a snapshot of a virtual machine, shows
-// no such thing. Its changes would have the dots of those that it has lost and that
-// others may have. So the first change after a boot is of a new incarnation, too,
-// unless the others were asked before (Config.RunFile). Where an incarnation begins
+// A disk that was put back as a whole, to a snapshot of a virtual machine, or a copy
+// that was put back in place, shows no such thing. Its changes would have the dots of
+// those that it has lost and that others may have. So when the log and the run file
+// differ (Config.RunFile), as after each boot, the first change is of a new
+// incarnation, too, unless the others were asked before. Where an incarnation begins
 // while the store runs, the log has it, in one batch with its first change.
 
 func originPath(fs vfs.FS, dir string) string { return fs.PathJoin(dir, "ORIGIN") }
@@ -155,26 +156,36 @@ func (s *Store) inDoubt(drawn bool) (bool, error) {
 		return false, err
 	}
 	run, err := os.ReadFile(s.cfg.RunFile)
-	return err != nil || len(run) == 0 || !bytes.Equal(run, logged), nil
+	return err != nil || !strings.HasPrefix(string(run), bootID()) || !bytes.Equal(run, logged), nil
 }
 
-// vouch makes the log, with b, and the file of this run the same. Whichever comes
-// first, a crash between leaves them different, and so the next start in doubt. It
-// is done at every start and stop: a copy of the directory from before does not fit.
+// bootID tells one boot of the machine from another, for a run file on a disk.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil || len(b) == 0 {
+		return rand.Text() // each start may be another boot
+	}
+	return string(b)
+}
+
+// vouch makes the log, with b, and the run file the same. Whichever comes first, a
+// crash between leaves them different, and so the next start in doubt. It is done at
+// the end of a doubt, and at each start and stop without one, so that a copy of the
+// directory from before does not fit.
 func (c *committer) vouch(b *pebble.Batch) {
 	path := c.store.cfg.RunFile
 	if path == "" {
 		return
 	}
-	run := []byte(rand.Text())
+	run := []byte(bootID() + rand.Text())
 	c.must(b.Set(runKey, run, nil))
 	if err := os.WriteFile(path, run, 0o600); err != nil {
-		c.store.cfg.Log.Warn("the next start begins a new incarnation", "err", err)
+		c.store.cfg.Log.Warn("run file is not written, so the next start is in doubt of the disk", "err", errors.Join(err, os.Remove(path)))
 	}
 }
 
 // Trust says that this replica includes all that its incarnation has ever written,
-// as far as anybody can know; see Config.RunFile.
+// as far as anybody can know, and ends the doubt; see Config.RunFile.
 func (s *Store) Trust(ctx context.Context) error {
 	return s.submit(ctx, &request{do: func(c *committer, b *batch) error {
 		if c.doubt {

@@ -196,7 +196,7 @@ func (s *Store) load(base crdt.Origin, drawn bool) error {
 			return err
 		}
 	}
-	if err := ld.readBulk(s.db); err != nil {
+	if err := undoBulk(s.db); err != nil {
 		return err
 	}
 	garbage, err := ld.readLog(s.db)
@@ -204,7 +204,7 @@ func (s *Store) load(base crdt.Origin, drawn bool) error {
 		return err
 	}
 	if ld.owed != nil {
-		ld.owed.noteBeyond(&ld.head.view, ld.head.beyond)
+		ld.owed.addBeyond(&ld.head.view, ld.head.beyond)
 	}
 	var marked int64
 	if s.mark, marked, err = openMark(s.cfg); err != nil {
@@ -267,9 +267,6 @@ type loader struct {
 
 	records int64 // read from the log
 	tally   tally // what the log says it holds
-
-	bulk        bulkNote // a table that was being taken in
-	bulkRecords int64    // of it that were read
 }
 
 // readLog adds every record of the log to the index. It returns the versions
@@ -305,10 +302,9 @@ func (l *loader) addRecord(iter *pebble.Iterator) error {
 		return fmt.Errorf("record of revision %d is at key %x", rec.Mod, iter.Key())
 	}
 	l.records++
-	if l.bulk.isBulk(int64(rec.Mod)) {
-		l.bulkRecords++
+	if classOf(rec.Key).replicated {
+		l.head.addSeen(l.head.beyond, rec)
 	}
-	l.head.noteSeen(l.head.beyond, rec)
 	v := newVersion(rec, classOf(rec.Key).onDisk(), rec.Born())
 	if v.deleted {
 		alive, _ := l.head.get(rec.Key)

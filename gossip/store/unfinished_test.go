@@ -143,6 +143,37 @@ func TestObjectOfOneThatIsGone(t *testing.T) {
 	c.gone("/registry/x/k")
 }
 
+// TestFinishedAfterAll: a node comes back after a day in the middle of a frame. The
+// tombstones of what had come of it are then like any others.
+func TestFinishedAfterAll(t *testing.T) {
+	var ahead atomic.Int64
+	a, b := pair(t, later(&ahead))
+	put(t, b.s, "/registry/x/before", "x")
+	b.settle()
+	putMany(t, a.s, "/registry/lost/", 20)
+	for _, k := range b.partOf(a, 10) {
+		del(t, b.s, string(k.Key))
+	}
+	ahead.Store(int64(26 * time.Hour))
+	b.bury(10)
+	b.settle()
+	b.s.SetStable(b.s.Vector())
+	b.bury(0)
+}
+
+// TestNothingIsBeyondOnOnesOwn: what no peer gets is not beyond what is included.
+func TestNothingIsBeyondOnOnesOwn(t *testing.T) {
+	cfg := testConfig(t)
+	s, stop := start(t, cfg)
+	put(t, s, "/registry/x/a", "x")
+	put(t, s, "/registry/ranges/serviceips", "1")
+	stop()
+	s, _ = start(t, cfg)
+	if got := s.Beyond(); len(got) > 0 {
+		t.Errorf("beyond what is included are %v", got)
+	}
+}
+
 // gone checks that no replica has a key, and that all have the same.
 func (c *cluster) gone(key string) {
 	c.t.Helper()

@@ -151,6 +151,10 @@ func (c *committer) wipe(b *batch, covered crdt.Vector) error {
 	clear(c.unsaved)
 	c.must(c.disk(b).DeleteRange([]byte{claimPrefix}, []byte{claimPrefix + 1}, nil))
 	b.logged, b.reset = true, true
+	if c.owed != nil { // once: only what is included leaves
+		c.head.beyond = c.head.beyond.Clone()
+		c.owed.addBeyond(&c.head.view, c.head.beyond)
+	}
 	_, err := c.settleOwed(b) // of a peer that has nothing
 	c.updateBeyond(nil)
 	return err
