@@ -19,8 +19,8 @@ import (
 // [Store.Run] to serve writes and [Store.Close] when done with it.
 //
 // It fails with [ErrLocked] when another process has the directory, and with
-// [ErrDamaged] when a file cannot be read. It repairs nothing and deletes
-// nothing.
+// [ErrDamaged] when a file cannot be read. It repairs nothing, and takes out
+// nothing but a table whose batch is not whole, see bulk.go.
 func Open(cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
